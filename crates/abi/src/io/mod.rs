@@ -1,0 +1,7 @@
+//! The device protocols (`io/*.h`).
+
+pub mod blkif;
+pub mod console;
+pub mod netif;
+pub mod xenbus;
+pub mod xs_wire;
