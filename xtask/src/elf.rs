@@ -1,0 +1,54 @@
+//! Just enough ELF to read a kernel module's `.modinfo`.
+
+use anyhow::{Result, bail, ensure};
+
+/// The section's bytes, or an empty slice when there is none of that name. 64-bit little-endian files only.
+pub(crate) fn section<'a>(file: &'a [u8], name: &str) -> Result<&'a [u8]> {
+    ensure!(
+        file.starts_with(b"\x7fELF\x02\x01"),
+        "not a 64-bit little-endian ELF file"
+    );
+    let table = number::<8>(file, 0x28)?;
+    let entry_size = number::<2>(file, 0x3a)?;
+    let entries = number::<2>(file, 0x3c)?;
+    let names_index = number::<2>(file, 0x3e)?;
+    let (names, names_len) = extent(file, table + names_index * entry_size)?;
+    let names = slice(file, names, names_len)?;
+    for index in 0..entries {
+        let header = table + index * entry_size;
+        let at = number::<4>(file, header)?;
+        let rest = slice(names, at, names.len().saturating_sub(at))?;
+        if rest.split(|b| *b == 0).next() == Some(name.as_bytes()) {
+            let (offset, len) = extent(file, header)?;
+            return slice(file, offset, len);
+        }
+    }
+    Ok(&[])
+}
+
+/// Offset and length of the section whose header is at `header`.
+fn extent(file: &[u8], header: usize) -> Result<(usize, usize)> {
+    Ok((
+        number::<8>(file, header + 0x18)?,
+        number::<8>(file, header + 0x20)?,
+    ))
+}
+
+fn slice(bytes: &[u8], offset: usize, len: usize) -> Result<&[u8]> {
+    match offset
+        .checked_add(len)
+        .and_then(|end| bytes.get(offset..end))
+    {
+        Some(part) => Ok(part),
+        None => bail!("truncated ELF file: {len} bytes at {offset:#x}"),
+    }
+}
+
+/// A little-endian number of `N` bytes.
+fn number<const N: usize>(file: &[u8], offset: usize) -> Result<usize> {
+    let mut wide = [0; 8];
+    for (to, from) in wide.iter_mut().zip(slice(file, offset, N)?) {
+        *to = *from;
+    }
+    Ok(usize::try_from(u64::from_le_bytes(wide))?)
+}

@@ -1,0 +1,240 @@
+//! Kernels and initial file systems: for the lab's hosts and for the guests that run on them.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use crate::cpio::Archive;
+use crate::modules::Modules;
+use crate::packages::{self, Content, Release, Set};
+use crate::workspace;
+
+/// The kernels of one Debian release: the cloud flavour for guests, the full one for hosts (and as a guest).
+const KERNEL_SETS: [Set; 2] = [
+    Set {
+        name: "kernels-debian12",
+        release: Release::Bookworm,
+        content: Content::BehindMeta(&["linux-image-amd64", "linux-image-cloud-amd64"]),
+    },
+    Set {
+        name: "kernels-debian13",
+        release: Release::Trixie,
+        content: Content::BehindMeta(&["linux-image-amd64", "linux-image-cloud-amd64"]),
+    },
+];
+
+const BUSYBOX_SET: Set = Set {
+    name: "busybox",
+    release: Release::Trixie,
+    content: Content::Packages(&["busybox-static"]),
+};
+
+/// What a lab host needs beyond its kernel, in this order.
+const HOST_MODULES: [&str; 12] = [
+    "virtio_pci",
+    "virtio_console",
+    "virtio_blk",
+    "9pnet_virtio",
+    "9p",
+    "irqbypass",
+    "kvm",
+    "kvm_amd",
+    "tun",
+    "loop",
+    "crc32c_generic",
+    "ext4",
+];
+
+/// What a guest needs beyond its kernel, in this order.
+const GUEST_MODULES: [&str; 4] = ["crc32c_generic", "ext4", "xen_blkfront", "xen_netfront"];
+
+/// Raised when an image's layout changes, so that images of an older layout are built anew.
+const LAYOUT: u32 = 1;
+
+/// A Debian release, as a lab host or as a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Debian {
+    /// Debian 12, Linux 6.1: KVM without Xen support.
+    Debian12,
+    /// Debian 13, Linux 6.12: KVM with Xen support.
+    Debian13,
+}
+
+impl Debian {
+    /// Both.
+    pub(crate) const ALL: [Self; 2] = [Self::Debian12, Self::Debian13];
+
+    /// The name used on the command line and for folders.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Debian12 => "debian12",
+            Self::Debian13 => "debian13",
+        }
+    }
+
+    fn kernels(self) -> &'static Set {
+        let [twelve, thirteen] = &KERNEL_SETS;
+        match self {
+            Self::Debian12 => twelve,
+            Self::Debian13 => thirteen,
+        }
+    }
+}
+
+/// Which of a release's kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flavour {
+    /// For virtual machines; has no KVM-AMD with everything the lab wants.
+    Cloud,
+    /// For real ones.
+    Generic,
+}
+
+/// A kernel and its initial file system.
+#[derive(Clone, Debug)]
+pub(crate) struct Image {
+    /// A bzImage.
+    pub(crate) kernel: PathBuf,
+    /// An uncompressed cpio archive; more archives may be appended.
+    pub(crate) initrd: PathBuf,
+}
+
+/// The static busybox.
+pub(crate) fn busybox() -> Result<PathBuf> {
+    let root = packages::unpacked(&BUSYBOX_SET)?;
+    Ok(root.join("usr/bin/busybox"))
+}
+
+/// A lab host's kernel and initial file system, without the programs and the init script, which [`overlay`] adds.
+pub(crate) fn host(debian: Debian) -> Result<Image> {
+    let folder = workspace::lab("hosts")?.join(debian.name());
+    build(debian, Flavour::Generic, &HOST_MODULES, None, &folder)
+}
+
+/// A guest's kernel and initial file system; below `target/lab/guests`, which a lab host sees as `/guests`.
+pub(crate) fn guest(debian: Debian, flavour: Flavour) -> Result<Image> {
+    let name = match flavour {
+        Flavour::Cloud => debian.name().to_owned(),
+        Flavour::Generic => format!("{}-generic", debian.name()),
+    };
+    let folder = workspace::lab("guests")?.join(name);
+    let init = workspace::asset("guest-init.sh");
+    build(debian, flavour, &GUEST_MODULES, Some(&init), &folder)
+}
+
+/// Writes the archive that is appended to a host's: its init script and the programs, in `/usr/local/bin`.
+pub(crate) fn overlay(init: &Path, programs: &[PathBuf], out: impl Write) -> Result<()> {
+    let mut archive = Archive::new(out);
+    archive.file("init", 0o755, &read(init)?)?;
+    for folder in ["usr/local", "usr/local/bin"] {
+        archive.folder(folder)?;
+    }
+    for program in programs {
+        let Some(name) = program.file_name().and_then(|n| n.to_str()) else {
+            bail!("{} has no usable file name", program.display());
+        };
+        archive.file(&format!("usr/local/bin/{name}"), 0o755, &read(program)?)?;
+    }
+    archive.finish()?;
+    Ok(())
+}
+
+fn build(
+    debian: Debian,
+    flavour: Flavour,
+    modules: &[&str],
+    init: Option<&Path>,
+    folder: &Path,
+) -> Result<Image> {
+    let image = Image {
+        kernel: folder.join("vmlinuz"),
+        initrd: folder.join("initrd"),
+    };
+    let root = packages::unpacked(debian.kernels())?;
+    let busybox = busybox()?;
+    let version = version(&root, flavour)?;
+    let init = init.map(read).transpose()?;
+    let key = format!(
+        "layout {LAYOUT}\nkernel {version}\nmodules {}\n\n{}",
+        modules.join(" "),
+        String::from_utf8_lossy(init.as_deref().unwrap_or_default())
+    );
+    let key_file = folder.join("built-from");
+    if fs::read_to_string(&key_file).is_ok_and(|built| built == key) {
+        return Ok(image);
+    }
+    workspace::make(folder)?;
+    let kernel = root.join("boot").join(format!("vmlinuz-{version}"));
+    fs::copy(&kernel, &image.kernel)
+        .with_context(|| format!("cannot copy {}", kernel.display()))?;
+    let modules = Modules::scan(&modules_folder(&root)?.join(&version))?
+        .load_order(modules)
+        .with_context(|| format!("modules of kernel {version}"))?;
+    let out = BufWriter::new(
+        File::create(&image.initrd)
+            .with_context(|| format!("cannot write {}", image.initrd.display()))?,
+    );
+    let mut archive = base(out, &read(&busybox)?)?;
+    let mut names = String::new();
+    for module in &modules {
+        archive.file(
+            &format!("modules/{}.ko", module.name),
+            0o644,
+            &module.object,
+        )?;
+        names.push_str(&module.name);
+        names.push('\n');
+    }
+    archive.file("modules/order", 0o644, names.as_bytes())?;
+    if let Some(init) = init {
+        archive.file("init", 0o755, &init)?;
+    }
+    archive.finish()?;
+    fs::write(&key_file, key)?;
+    Ok(image)
+}
+
+/// The folders that every initial file system has, a console and busybox.
+fn base<W: Write>(out: W, busybox: &[u8]) -> io::Result<Archive<W>> {
+    let mut archive = Archive::new(out);
+    let folders = [
+        "bin", "dev", "etc", "guests", "mnt", "modules", "proc", "root", "run", "sbin", "share",
+        "sys", "tmp", "usr", "usr/bin", "usr/sbin",
+    ];
+    for folder in folders {
+        archive.folder(folder)?;
+    }
+    archive.device("dev/console", 5, 1)?;
+    archive.device("dev/null", 1, 3)?;
+    archive.file("bin/busybox", 0o755, busybox)?;
+    archive.link("bin/sh", "busybox")?;
+    Ok(archive)
+}
+
+/// The version of the one kernel of this flavour in an unpacked set.
+fn version(root: &Path, flavour: Flavour) -> Result<String> {
+    let folder = modules_folder(root)?;
+    for entry in fs::read_dir(&folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.contains("-cloud-") == (flavour == Flavour::Cloud) {
+            return Ok(name);
+        }
+    }
+    bail!("{} has no {flavour:?} kernel", root.display())
+}
+
+/// Debian 12 has its modules in `/lib`, Debian 13 in `/usr/lib`.
+fn modules_folder(root: &Path) -> Result<PathBuf> {
+    let candidates = [root.join("lib/modules"), root.join("usr/lib/modules")];
+    match candidates.into_iter().find(|folder| folder.is_dir()) {
+        Some(folder) => Ok(folder),
+        None => bail!("{} has no kernel modules", root.display()),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}

@@ -1,0 +1,306 @@
+//! The lab: a Debian host with a `/dev/kvm` like real hardware's, emulated, that runs commands for us.
+
+mod stream;
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use crate::images::{self, Debian, Flavour};
+use crate::interrupt::Scratch;
+use crate::process::Guarded;
+use crate::qemu::{self, Machine};
+use crate::{programs, workspace};
+pub(crate) use stream::Stream;
+use stream::{Event, Splitter};
+
+/// How long a lab may take to come up; it takes five seconds on an idle machine.
+const BOOT_TIME: Duration = Duration::from_secs(120);
+
+/// How long the lab may take to switch itself off.
+const OFF_TIME: Duration = Duration::from_secs(20);
+
+/// Options of `cargo xtask lab`.
+#[derive(Debug, Args)]
+pub(crate) struct LabArgs {
+    /// The Debian release that the lab runs.
+    #[arg(long, value_enum, default_value_t = Debian::Debian12)]
+    host: Debian,
+    /// Gives up after this many seconds (exit code 124); 0 waits for ever.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    timeout: u64,
+    /// MiB of memory of the lab.
+    #[arg(long, default_value_t = 2048, value_name = "MIB")]
+    memory: u32,
+    /// CPUs of the lab.
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    cpus: u32,
+    /// A raw image to be seen as /dev/vda, the next as /dev/vdb, and so on.
+    #[arg(long, value_name = "FILE")]
+    disk: Vec<PathBuf>,
+    /// A (static) program to be put into the lab's PATH besides the workspace's own.
+    #[arg(long, value_name = "FILE")]
+    with: Vec<PathBuf>,
+    /// Takes the workspace's programs as they were last built.
+    #[arg(long)]
+    no_build: bool,
+    /// The command, looked up in the lab's PATH; runs in /share (target/lab/share).
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+/// `cargo xtask lab`.
+pub(crate) fn main(args: &LabArgs) -> Result<ExitCode> {
+    if !args.no_build {
+        programs::build()?;
+    }
+    let mut found: Vec<PathBuf> = programs::built()
+        .into_iter()
+        .filter(|p| p.exists())
+        .collect();
+    found.extend(args.with.iter().cloned());
+    let mut lab = Lab::boot(&Setup {
+        host: args.host,
+        memory: args.memory,
+        cpus: args.cpus,
+        disks: &args.disk,
+        programs: &found,
+    })?;
+    let deadline = (args.timeout > 0).then(|| Instant::now() + Duration::from_secs(args.timeout));
+    let code = lab.run(&quoted(&args.command), deadline, &mut |stream, bytes| {
+        let shown = match stream {
+            Stream::Out => passed_on(&mut std::io::stdout().lock(), bytes),
+            Stream::Err => passed_on(&mut std::io::stderr().lock(), bytes),
+        };
+        shown.context("cannot write the command's output")
+    })?;
+    let Some(code) = code else {
+        eprintln!("xtask: no end after {} s; gave up", args.timeout);
+        return Ok(ExitCode::from(124));
+    };
+    lab.off()?;
+    Ok(ExitCode::from(code))
+}
+
+fn passed_on(to: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
+    to.write_all(bytes)?;
+    to.flush()
+}
+
+/// The words as one line of shell that runs them as they are.
+pub(crate) fn quoted(words: &[String]) -> String {
+    let quoted: Vec<String> = words
+        .iter()
+        .map(|word| format!("'{}'", word.replace('\'', r"'\''")))
+        .collect();
+    quoted.join(" ")
+}
+
+/// What kind of lab is wanted.
+#[derive(Debug)]
+pub(crate) struct Setup<'a> {
+    /// The release.
+    pub(crate) host: Debian,
+    /// MiB.
+    pub(crate) memory: u32,
+    /// Number of CPUs.
+    pub(crate) cpus: u32,
+    /// Raw images, `/dev/vda` and on.
+    pub(crate) disks: &'a [PathBuf],
+    /// Static programs for the lab's `PATH`.
+    pub(crate) programs: &'a [PathBuf],
+}
+
+/// A running lab. Dropping it ends the emulator.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    emulator: Guarded,
+    ctl: BufReader<UnixStream>,
+    events: Receiver<Event>,
+    console: PathBuf,
+    jobs: u32,
+    _sockets: Scratch,
+}
+
+impl Lab {
+    /// Boots a lab and waits until it takes commands.
+    pub(crate) fn boot(setup: &Setup<'_>) -> Result<Self> {
+        let image = images::host(setup.host)?;
+        for guest in Debian::ALL {
+            for flavour in [Flavour::Cloud, Flavour::Generic] {
+                images::guest(guest, flavour)?;
+            }
+        }
+        let scratch = Scratch::new("lab")?;
+        let initrd = scratch.path().join("initrd");
+        let mut out = BufWriter::new(File::create(&initrd)?);
+        std::io::copy(&mut File::open(&image.initrd)?, &mut out)?;
+        images::overlay(&workspace::asset("lab-init.sh"), setup.programs, &mut out)?;
+        out.into_inner()?;
+
+        let ports = ["ctl", "out", "err"].map(|name| (name, scratch.path().join(name)));
+        let mut listeners = Vec::new();
+        for (_, path) in &ports {
+            listeners.push(UnixListener::bind(path)?);
+        }
+        let console = format!("{}-console-{}.log", setup.host.name(), std::process::id());
+        let console = workspace::lab("logs")?.join(console);
+        let folders = [
+            ("share", workspace::share()?, false),
+            ("guests", workspace::lab("guests")?, true),
+        ];
+        let mut command = qemu::command(&Machine {
+            kernel: &image.kernel,
+            initrd: &initrd,
+            cmdline: "",
+            memory: setup.memory,
+            cpus: setup.cpus,
+            console: &console,
+            ports: &ports,
+            folders: &folders,
+            disks: setup.disks,
+        })?;
+        let deadline = Instant::now() + BOOT_TIME;
+        let mut emulator = Guarded::spawn(&mut command)?;
+        let mut streams = Vec::new();
+        for listener in &listeners {
+            streams.push(accept(listener, &mut emulator, deadline)?);
+        }
+        let Ok([ctl, out, err]) = <[UnixStream; 3]>::try_from(streams) else {
+            bail!("the emulator did not connect");
+        };
+        let (sender, events) = mpsc::channel();
+        for (stream, from) in [(Stream::Out, out), (Stream::Err, err)] {
+            let sender = sender.clone();
+            thread::spawn(move || stream::read(stream, from, &sender));
+        }
+        let mut lab = Self {
+            emulator,
+            ctl: BufReader::new(ctl),
+            events,
+            console,
+            jobs: 0,
+            _sockets: scratch,
+        };
+        lab.wait_ready(deadline)
+            .with_context(|| format!("the {} lab did not come up", setup.host.name()))?;
+        Ok(lab)
+    }
+
+    /// Runs a shell script; `sink` gets the output as it comes. The exit code, or `None` when the deadline came first.
+    pub(crate) fn run(
+        &mut self,
+        script: &str,
+        deadline: Option<Instant>,
+        sink: &mut dyn FnMut(Stream, &[u8]) -> Result<()>,
+    ) -> Result<Option<u8>> {
+        self.jobs += 1;
+        let token = format!("{}-{}", std::process::id(), self.jobs);
+        let ctl = self.ctl.get_mut();
+        write!(ctl, "job {token} {}\n{script}", script.len()).context("the lab takes no jobs")?;
+        let mut splitters = [Stream::Out, Stream::Err].map(|s| (s, Splitter::new(&token)));
+        let mut codes = Vec::new();
+        while codes.len() < splitters.len() {
+            let event = match deadline {
+                Some(at) => self
+                    .events
+                    .recv_timeout(at.saturating_duration_since(Instant::now())),
+                None => self.events.recv().map_err(RecvTimeoutError::from),
+            };
+            let (from, bytes) = match event {
+                Ok(Event::Data(stream, bytes)) => (stream, bytes),
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => return Err(self.died()),
+            };
+            for (stream, splitter) in &mut splitters {
+                if *stream == from {
+                    let (output, code) = splitter.push(&bytes);
+                    if !output.is_empty() {
+                        sink(from, &output)?;
+                    }
+                    codes.extend(code);
+                }
+            }
+        }
+        Ok(codes.first().copied())
+    }
+
+    /// Switches the lab off, so that its disks are whole.
+    pub(crate) fn off(mut self) -> Result<()> {
+        let _ = writeln!(self.ctl.get_mut(), "off");
+        let deadline = Instant::now() + OFF_TIME;
+        ensure!(
+            self.emulator.wait_until(deadline)?.is_some(),
+            "the lab did not switch itself off"
+        );
+        // The console is of interest only when something went wrong.
+        let _ = fs::remove_file(&self.console);
+        Ok(())
+    }
+
+    fn wait_ready(&mut self, deadline: Instant) -> Result<()> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.ctl.get_ref().set_read_timeout(Some(left))?;
+        let mut line = String::new();
+        match self.ctl.read_line(&mut line) {
+            Ok(0) => Err(self.died()),
+            Ok(_) if line.starts_with("ready ") => Ok(()),
+            Ok(_) => bail!("unexpected greeting {line:?}"),
+            Err(error) => Err(error).with_context(|| {
+                format!("not ready in time; its console: {}", self.console.display())
+            }),
+        }
+    }
+
+    fn died(&self) -> anyhow::Error {
+        anyhow::anyhow!(
+            "the lab died; the end of its console ({}):\n{}",
+            self.console.display(),
+            tail(&self.console, 15)
+        )
+    }
+}
+
+/// The last lines of a text file.
+pub(crate) fn tail(path: &Path, lines: usize) -> String {
+    let mut bytes = Vec::new();
+    if let Ok(mut file) = File::open(path) {
+        let _ = file.read_to_end(&mut bytes);
+    }
+    let text = String::from_utf8_lossy(&bytes).replace('\r', "");
+    let all: Vec<&str> = text.lines().collect();
+    all.get(all.len().saturating_sub(lines)..)
+        .unwrap_or_default()
+        .join("\n")
+}
+
+fn accept(
+    listener: &UnixListener,
+    emulator: &mut Guarded,
+    deadline: Instant,
+) -> Result<UnixStream> {
+    listener.set_nonblocking(true)?;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                return Ok(stream);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error).context("cannot accept the emulator's connection"),
+        }
+        if let Some(status) = emulator.status()? {
+            bail!("the emulator ended at once: {status}");
+        }
+        ensure!(Instant::now() < deadline, "the emulator did not connect");
+        thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,44 @@
+//! The workspace's programs, linked statically for the lab.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::{process, workspace};
+
+const TARGET: &str = "x86_64-unknown-linux-musl";
+
+/// The packages whose programs every lab machine has.
+const PACKAGES: [&str; 1] = ["cantle"];
+
+/// cargo, with the workspace as its current folder and its variables as this program was given them.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(workspace::root());
+    // Those describe xtask, not what is to be built.
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST") {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
+}
+
+/// Builds the programs; cargo's own progress is shown.
+pub(crate) fn build() -> Result<()> {
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--release", "--target", TARGET]);
+    for package in PACKAGES {
+        build.args(["--package", package]);
+    }
+    process::run(build.stdin(Stdio::null())).context("cannot build the programs for the lab")
+}
+
+/// Where the programs are, built or not.
+pub(crate) fn built() -> Vec<PathBuf> {
+    let folder = workspace::target().join(TARGET).join("release");
+    PACKAGES.iter().map(|name| folder.join(name)).collect()
+}
