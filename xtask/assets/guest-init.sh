@@ -1,10 +1,115 @@
 #!/bin/busybox sh
-# A guest's init.
+# A guest's init. Kernel parameters choose what it does:
+#   demo.host=IP demo.ip=IP demo.mib=N   works its disk (xvda, ext4) and its network interface (eth0), as the demo wants
+#   shell                                a shell on the console
+#   (neither)                            says what it found
+# Then it switches itself off. Lines that a program may want to read begin with "guest: ".
+say() { echo "guest: $*"; }
+
+fail() {
+    say "failed: $*"
+    dmesg | tail -n 20
+    poweroff -f
+}
+
+# seconds since boot, in hundredths
+now() {
+    read -r up _ < /proc/uptime
+    echo "${up%.*}${up#*.}"
+}
+
+# timed NAME MIB CMD...: runs the command and says NAME=(decimal MB/s)
+timed() {
+    name=$1 mib=$2
+    shift 2
+    start=$(now)
+    "$@" || fail "$name: $* ended with $?"
+    took=$(($(now) - start))
+    [ "$took" -gt 0 ] || took=1
+    rate=$((mib * 1048576 / 10000 * 10 / took))
+    say "$name=$((rate / 10)).$((rate % 10))"
+}
+
+# waits up to 15 s for a condition
+wait_for() {
+    left=150
+    until test "$@"; do
+        left=$((left - 1))
+        [ $left -gt 0 ] || fail "no $2"
+        usleep 100000
+    done
+}
+
+found() {
+    say "kernel $(uname -r), $(nproc) CPUs, hypervisor $(cat /sys/hypervisor/type) $(cat /sys/hypervisor/guest_type), clock $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+    for device in /sys/bus/xen/devices/*; do
+        [ -e "$device/state" ] && say "xenbus ${device##*/}: $(cat "$device/state")"
+    done
+}
+
+disk() {
+    wait_for -b /dev/xvda
+    mount -t ext4 /dev/xvda /mnt || fail "cannot mount xvda"
+    say "disk: $(blockdev --getsize64 /dev/xvda) bytes, mounted; writing $mib MiB"
+    sum=$(dd if=/dev/urandom bs=1M count="$mib" 2>/dev/null | tee /mnt/data | sha256sum)
+    sum=${sum%% *}
+    echo "$sum  data" > /mnt/data.sha256
+    umount /mnt || fail "cannot unmount xvda"
+    mount -t ext4 /dev/xvda /mnt || fail "cannot mount xvda again"
+    (cd /mnt && sha256sum -c data.sha256) || fail "the data read back from xvda are not those written"
+    say "disk_sha256=$sum"
+    echo 3 > /proc/sys/vm/drop_caches
+    timed disk_read_MBps "$mib" dd if=/mnt/data of=/dev/null bs=1M iflag=direct
+    timed disk_write_MBps "$mib" dd if=/dev/zero of=/mnt/zero bs=1M count="$mib" conv=fsync
+    rm /mnt/zero
+}
+
+net() {
+    wait_for -d /sys/class/net/eth0
+    ip link set eth0 up
+    ip addr add "$ip/30" dev eth0
+    ping -c 3 -i 0.2 -W 5 "$host" || fail "no answer to ping"
+    sum=$(wget -q -O - "http://$host:8080/blob" | sha256sum)
+    [ "${sum%% *}" = "$(wget -q -O - "http://$host:8080/blob.sha256")" ] || fail "what came through eth0 is not what was sent"
+    say "net: ping answered, download verified"
+    timed net_down_MBps $((mib / 2)) wget -q -O /dev/null "http://$host:8080/blob"
+    cat /mnt/data > /dev/null
+    timed net_up_MBps "$mib" sh -c "nc $host 8081 < /mnt/data"
+}
+
+/bin/busybox mount -t proc proc /proc
+read -r at _ < /proc/uptime
+echo "guest: init at $at s"
 /bin/busybox --install -s /bin
-export PATH=/bin:/sbin
-mount -t proc proc /proc
+export PATH=/bin:/sbin HOME=/root TERM=linux
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
-read -r up _ < /proc/uptime
-echo "guest: init at $up s"
+while read -r module; do
+    insmod "/modules/$module.ko" || say "cannot load $module"
+done < /modules/order
+
+host= ip= mib=64 shell=
+for word in $(cat /proc/cmdline); do
+    case $word in
+    demo.host=*) host=${word#*=} ;;
+    demo.ip=*) ip=${word#*=} ;;
+    demo.mib=*) mib=${word#*=} ;;
+    shell) shell=yes ;;
+    esac
+done
+
+if [ -n "$host" ]; then
+    disk
+    net
+    found
+    grep -E 'CPU0|xen' /proc/interrupts
+    cd /
+    umount /mnt || fail "cannot unmount xvda at the end"
+    say "done"
+elif [ -n "$shell" ]; then
+    setsid sh -c 'exec sh < /dev/hvc0 > /dev/hvc0 2>&1'
+else
+    sleep 1
+    found
+fi
 poweroff -f

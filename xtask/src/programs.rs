@@ -2,7 +2,7 @@
 
 use std::env;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -34,11 +34,23 @@ pub(crate) fn build() -> Result<()> {
     for package in PACKAGES {
         build.args(["--package", package]);
     }
-    process::run(build.stdin(Stdio::null())).context("cannot build the programs for the lab")
+    process::run(&mut build).context("cannot build the programs for the lab")
 }
 
 /// Where the programs are, built or not.
 pub(crate) fn built() -> Vec<PathBuf> {
     let folder = workspace::target().join(TARGET).join("release");
     PACKAGES.iter().map(|name| folder.join(name)).collect()
+}
+
+/// Builds `cantle` for this machine.
+pub(crate) fn build_native() -> Result<()> {
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--release", "--package", "cantle"]);
+    process::run(&mut build).context("cannot build cantle")
+}
+
+/// Where this machine's `cantle` is, built or not.
+pub(crate) fn native() -> PathBuf {
+    workspace::target().join("release/cantle")
 }

@@ -1,0 +1,48 @@
+# The demo on its host, in the lab or natively: a tap, two servers on it for the guest to talk to, and the guest itself.
+# Set by the caller: BUSYBOX CANTLE KERNEL INITRD DISK VCPUS TAP HOST_IP GUEST_IP MIB OPTIONS
+# Lines that the caller reads begin with "host: ".
+# One stream, so that lines come whole and in order.
+exec 2>&1
+bb=$BUSYBOX
+work=$($bb mktemp -d)
+servers=
+
+cleanup() {
+    for pid in $servers; do kill "$pid" 2>/dev/null; done
+    $bb tunctl -d "$TAP" > /dev/null 2>&1
+    $bb rm -rf "$work"
+}
+trap cleanup EXIT
+trap 'exit 143' INT TERM HUP
+
+fail() {
+    echo "host: failed: $*"
+    exit 1
+}
+
+$bb tunctl -t "$TAP" > /dev/null || fail "cannot make the tap $TAP"
+$bb ip addr add "$HOST_IP/30" dev "$TAP" && $bb ip link set "$TAP" up || fail "cannot set the tap $TAP up"
+
+$bb mkdir "$work/www"
+$bb head -c $((MIB * 1048576 / 2)) /dev/urandom > "$work/www/blob"
+sum=$($bb sha256sum "$work/www/blob")
+echo "${sum%% *}" > "$work/www/blob.sha256"
+$bb httpd -f -p "$HOST_IP:8080" -h "$work/www" &
+servers="$servers $!"
+# nc ends when its input does, so it gets one that does not.
+$bb mkfifo "$work/input"
+$bb sleep 3600 > "$work/input" &
+servers="$servers $!"
+$bb nc -l -p 8081 < "$work/input" > "$work/received" &
+servers="$servers $!"
+
+echo "host: start"
+# shellcheck disable=SC2086
+"$CANTLE" run --kernel "$KERNEL" --initrd "$INITRD" --memory 512M --vcpus "$VCPUS" \
+    --cmdline "console=hvc0 panic=-1 demo.host=$HOST_IP demo.ip=$GUEST_IP demo.mib=$MIB" \
+    --disk "path=$DISK" --net "tap=$TAP,mac=00:16:3e:00:00:01" --stats json $OPTIONS < /dev/null
+code=$?
+sum=$($bb sha256sum "$work/received")
+echo "host: net_sha256=${sum%% *}"
+echo "host: end $code"
+exit $code

@@ -1,0 +1,267 @@
+//! The demo: Debian's own kernel as a guest, with its disk, its network and its console on our crates.
+
+mod disk;
+mod place;
+mod report;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use crate::images::{self, Debian, Flavour};
+use crate::interrupt::Scratch;
+use crate::{lab, programs, workspace};
+use disk::Disk;
+use place::Place;
+use report::Report;
+
+/// MiB that go through the disk and, each way, through the network.
+const TRAFFIC_MIB: u32 = 64;
+
+/// The tap and the two ends' addresses, in a /30 of their own.
+const TAP: &str = "cantle-demo";
+const HOST_IP: &str = "10.213.77.1";
+const GUEST_IP: &str = "10.213.77.2";
+
+/// Options of `cargo xtask demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// The guest's Debian release.
+    #[arg(long, value_enum, default_value_t = Debian::Debian12)]
+    guest: Debian,
+    /// Where the guest runs: in a lab, or on this machine's own /dev/kvm, which is the choice when it can run stock kernels.
+    #[arg(long, value_enum)]
+    host: Option<Host>,
+    /// The guest's vCPUs.
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    vcpus: u32,
+    /// Both guests on both lab hosts, two lab boots in all.
+    #[arg(long, conflicts_with_all = ["guest", "host"])]
+    all: bool,
+    /// How hypercalls reach the guest's VMM; `cantle run --help` lists the ways. It chooses the best itself.
+    #[arg(long)]
+    transport: Option<String>,
+    /// Gives a guest up after this many seconds.
+    #[arg(long, default_value_t = 240, value_name = "SECONDS")]
+    timeout: u64,
+    /// Takes the workspace's programs as they were last built.
+    #[arg(long)]
+    no_build: bool,
+}
+
+/// Where a guest runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Host {
+    /// In a lab with Debian 12's kernel, 6.1.
+    Debian12,
+    /// In a lab with Debian 13's kernel, 6.12.
+    Debian13,
+    /// On this machine.
+    Native,
+}
+
+impl Host {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Debian12 => Debian::Debian12.name(),
+            Self::Debian13 => Debian::Debian13.name(),
+            Self::Native => "native",
+        }
+    }
+}
+
+/// `cargo xtask demo`: one line of JSON on standard output for each pair, everything else on standard error.
+pub(crate) fn main(args: &DemoArgs) -> Result<ExitCode> {
+    let outcomes = if args.all {
+        all(args)
+    } else {
+        let host = chosen_host(args);
+        host.and_then(|host| on(host, &[args.guest], args))
+    };
+    let outcomes = match outcomes {
+        Ok(outcomes) => outcomes,
+        Err(error) => vec![Err(error)],
+    };
+    let mut code = ExitCode::SUCCESS;
+    for outcome in outcomes {
+        let line = match outcome {
+            Ok(line) => line,
+            Err(error) => {
+                code = ExitCode::FAILURE;
+                json!({"demo": "failed", "why": format!("{error:#}")}).to_string()
+            }
+        };
+        println!("{line}");
+    }
+    Ok(code)
+}
+
+fn all(args: &DemoArgs) -> Result<Vec<Result<String>>> {
+    let mut outcomes = Vec::new();
+    for host in [Host::Debian12, Host::Debian13] {
+        match on(host, &Debian::ALL, args) {
+            Ok(some) => outcomes.extend(some),
+            // The other host may do better.
+            Err(error) => outcomes.push(Err(error)),
+        }
+    }
+    Ok(outcomes)
+}
+
+/// The host that was asked for, or the machine itself when its KVM runs stock kernels, or else a lab.
+fn chosen_host(args: &DemoArgs) -> Result<Host> {
+    if let Some(host) = args.host {
+        return Ok(host);
+    }
+    if !place::has_virtualisation() {
+        return Ok(Host::Debian12);
+    }
+    if !args.no_build {
+        programs::build_native()?;
+    }
+    if place::runs_stock_kernels(&programs::native()) {
+        Ok(Host::Native)
+    } else {
+        Ok(Host::Debian12)
+    }
+}
+
+/// Runs the guests one after another on one host.
+fn on(host: Host, guests: &[Debian], args: &DemoArgs) -> Result<Vec<Result<String>>> {
+    say(&format!("host {}: getting ready", host.name()));
+    let scratch = Scratch::new("demo")?;
+    let mut disks = Vec::new();
+    for guest in guests {
+        disks.push(Disk::make(&scratch.path().join(guest.name()))?);
+    }
+    let mut place = if host == Host::Native {
+        if !args.no_build {
+            programs::build_native()?;
+        }
+        Place::native()?
+    } else {
+        if !args.no_build {
+            programs::build()?;
+        }
+        let debian = if host == Host::Debian12 {
+            Debian::Debian12
+        } else {
+            Debian::Debian13
+        };
+        Place::lab(debian, &disks)?
+    };
+    let mut runs = Vec::new();
+    for (index, (guest, disk)) in guests.iter().zip(&disks).enumerate() {
+        let name = format!("{} on {}", guest.name(), host.name());
+        let log =
+            workspace::lab("logs")?.join(format!("demo-{}-{}.log", host.name(), guest.name()));
+        let script = script(&place, *guest, place.disk(index, disk), args)?;
+        let run = run(&mut place, &name, &script, &log, args);
+        let lost = run.is_err();
+        runs.push(run.map_err(|error| shown(error, &name, &log)));
+        if lost && host != Host::Native {
+            break;
+        }
+    }
+    // The disks are whole only when the lab is off.
+    let off = place.leave();
+    let mut outcomes = Vec::new();
+    for ((run, guest), disk) in runs.into_iter().zip(guests).zip(&disks) {
+        let outcome = run.and_then(|report| {
+            disk.check(report.disk_sha256()?)
+                .with_context(|| format!("the image of {} on {}", guest.name(), host.name()))?;
+            say(&format!(
+                "{} on {}: e2fsck finds the image clean, the data in it have the guest's checksum",
+                guest.name(),
+                host.name()
+            ));
+            report.line(host.name())
+        });
+        outcomes.push(outcome);
+    }
+    if let Err(error) = off
+        && outcomes.iter().all(Result::is_ok)
+    {
+        outcomes.push(Err(error));
+    }
+    Ok(outcomes)
+}
+
+/// The guest's run: what it said, if it came to its proper end.
+fn run(place: &mut Place, name: &str, script: &str, log: &Path, args: &DemoArgs) -> Result<Report> {
+    let mut file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut report = Report::new();
+    let begun = Instant::now();
+    let deadline = begun + Duration::from_secs(args.timeout);
+    let code = place.run(script, deadline, &mut |bytes| {
+        file.write_all(bytes)?;
+        for line in report.push(bytes) {
+            say(&format!(
+                "{name} {:6.1} s  {line}",
+                begun.elapsed().as_secs_f32()
+            ));
+        }
+        Ok(())
+    })?;
+    match code {
+        Some(code) => report.judge(code)?,
+        None => bail!("no end after {} s", args.timeout),
+    }
+    Ok(report)
+}
+
+/// The error of a failed run, after the end of its log has been shown.
+fn shown(error: anyhow::Error, name: &str, log: &Path) -> anyhow::Error {
+    say(&format!(
+        "{name} FAILED; the end of its console ({}):\n{}",
+        log.display(),
+        lab::tail(log, 40)
+    ));
+    error.context(format!("{name} (console: {})", log.display()))
+}
+
+fn script(place: &Place, guest: Debian, disk: PathBuf, args: &DemoArgs) -> Result<String> {
+    ensure!(
+        (1..=16).contains(&args.vcpus),
+        "1 to 16 vCPUs, not {}",
+        args.vcpus
+    );
+    let asset = workspace::asset("demo-host.sh");
+    let body =
+        fs::read_to_string(&asset).with_context(|| format!("cannot read {}", asset.display()))?;
+    let image = place.guest(images::guest(guest, Flavour::Cloud)?, guest);
+    let options = match &args.transport {
+        Some(transport) => format!("--transport {transport}"),
+        None => String::new(),
+    };
+    let mut script = String::new();
+    for (name, value) in [
+        ("BUSYBOX", place.busybox()?),
+        ("CANTLE", place.cantle()),
+        ("KERNEL", image.kernel),
+        ("INITRD", image.initrd),
+        ("DISK", disk),
+        ("VCPUS", args.vcpus.to_string().into()),
+        ("TAP", TAP.into()),
+        ("HOST_IP", HOST_IP.into()),
+        ("GUEST_IP", GUEST_IP.into()),
+        ("MIB", TRAFFIC_MIB.to_string().into()),
+        ("OPTIONS", options.into()),
+    ] {
+        let word = lab::quoted(&[value.to_string_lossy().into_owned()]);
+        script.push_str(&format!("{name}={word}\n"));
+    }
+    script.push_str(&body);
+    Ok(script)
+}
+
+/// Progress, for whoever watches.
+fn say(text: &str) {
+    eprintln!("demo: {text}");
+}

@@ -1,0 +1,201 @@
+//! What a run of the demo said, line by line, and what it amounts to.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+use serde_json::Value;
+
+/// Collects a run's output.
+#[derive(Debug)]
+pub(super) struct Report {
+    partial: Vec<u8>,
+    started: Option<Instant>,
+    boot_s: Option<f64>,
+    values: BTreeMap<String, String>,
+    failure: Option<String>,
+    done: bool,
+    after: String,
+}
+
+/// The last line of a demo that went well.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    demo: &'a str,
+    host: &'a str,
+    transport: &'a str,
+    boot_s: f64,
+    #[serde(rename = "disk_MBps")]
+    disk_mbps: f64,
+    #[serde(rename = "net_MBps")]
+    net_mbps: f64,
+}
+
+impl Report {
+    pub(super) fn new() -> Self {
+        Self {
+            partial: Vec::new(),
+            started: None,
+            boot_s: None,
+            values: BTreeMap::new(),
+            failure: None,
+            done: false,
+            after: String::new(),
+        }
+    }
+
+    /// Takes output; the lines that it completed.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<String> {
+        self.partial.extend_from_slice(bytes);
+        let Some(end) = self.partial.iter().rposition(|b| *b == b'\n') else {
+            return Vec::new();
+        };
+        let rest = self.partial.split_off(end + 1);
+        let complete = std::mem::replace(&mut self.partial, rest);
+        let lines: Vec<String> = String::from_utf8_lossy(&complete)
+            .lines()
+            .map(|line| line.trim_end_matches('\r').to_owned())
+            .collect();
+        for line in &lines {
+            self.line_said(line);
+        }
+        lines
+    }
+
+    fn line_said(&mut self, line: &str) {
+        if line == "host: start" {
+            self.started = Some(Instant::now());
+        } else if line.starts_with("guest: init at ") {
+            self.boot_s = self.started.map(|at| at.elapsed().as_secs_f64());
+        } else if line == "guest: done" {
+            self.done = true;
+        } else if let Some((who, why)) = line.split_once(": failed: ") {
+            let why = format!("the {who}: {why}");
+            self.failure.get_or_insert(why);
+        } else if let Some(said) = line
+            .strip_prefix("guest: ")
+            .or_else(|| line.strip_prefix("host: "))
+        {
+            if let Some((name, value)) = said.split_once('=') {
+                self.values.insert(name.to_owned(), value.to_owned());
+            }
+        } else if self.done {
+            self.after.push_str(line);
+            self.after.push('\n');
+        }
+    }
+
+    /// Whether the run ended as it should, with everything said; `code` is the script's exit code.
+    pub(super) fn judge(&self, code: u8) -> Result<()> {
+        if let Some(why) = &self.failure {
+            bail!("{why}");
+        }
+        ensure!(
+            self.boot_s.is_some(),
+            "the guest did not reach its init (exit code {code})"
+        );
+        ensure!(self.done, "the guest did not finish (exit code {code})");
+        ensure!(
+            code == 0,
+            "cantle's exit code is {code}, although the guest finished"
+        );
+        ensure!(
+            self.value("net_sha256")? == self.value("disk_sha256")?,
+            "what came from the guest through the network is not what it sent"
+        );
+        self.line("").map(drop)
+    }
+
+    /// The checksum of the data that the guest wrote to its disk.
+    pub(super) fn disk_sha256(&self) -> Result<&str> {
+        self.value("disk_sha256")
+    }
+
+    /// The demo's last line.
+    pub(super) fn line(&self, host: &str) -> Result<String> {
+        let stats = self.stats()?;
+        let transport = stats
+            .get("transport")
+            .and_then(Value::as_str)
+            .context("cantle's statistics name no transport")?;
+        let line = Line {
+            demo: "ok",
+            host,
+            transport,
+            boot_s: (self.boot_s.context("the guest did not boot")? * 100.0).round() / 100.0,
+            disk_mbps: self.number("disk_read_MBps")?,
+            net_mbps: self.number("net_down_MBps")?,
+        };
+        Ok(serde_json::to_string(&line)?)
+    }
+
+    /// The JSON object among what was said after the guest's end.
+    fn stats(&self) -> Result<Value> {
+        for (start, _) in self.after.match_indices('{') {
+            let text = self.after.get(start..).unwrap_or_default();
+            let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+            if let Some(Ok(value @ Value::Object(_))) = values.next() {
+                return Ok(value);
+            }
+        }
+        bail!("cantle printed no statistics");
+    }
+
+    fn number(&self, name: &str) -> Result<f64> {
+        let value = self.value(name)?;
+        value
+            .parse()
+            .with_context(|| format!("the guest's {name} is {value:?}"))
+    }
+
+    fn value(&self, name: &str) -> Result<&str> {
+        self.values
+            .get(name)
+            .map(String::as_str)
+            .with_context(|| format!("the guest did not say its {name}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "host: start\nguest: init at 1.20 s\r\nguest: disk_sha256=ab\r\n\
+        guest: disk_read_MBps=101.5\r\nguest: net_down_MBps=40.0\r\nguest: done\r\n\
+        the guest switched itself off\n{\n \"transport\": \"xen\", \"exits\": {}\n}\n\
+        host: net_sha256=ab\nhost: end 0\n";
+
+    fn report(text: &str) -> Report {
+        let mut report = Report::new();
+        for part in text.as_bytes().chunks(7) {
+            report.push(part);
+        }
+        report
+    }
+
+    #[test]
+    fn a_good_run_makes_the_line() {
+        let report = report(GOOD);
+        report.judge(0).unwrap();
+        let line: Value = serde_json::from_str(&report.line("debian12").unwrap()).unwrap();
+        assert_eq!(line["transport"], "xen");
+        assert_eq!(line["disk_MBps"], 101.5);
+        assert_eq!(line["host"], "debian12");
+    }
+
+    #[test]
+    fn whatever_is_missing_or_wrong_fails_the_run() {
+        for (from, to) in [
+            ("guest: init at 1.20 s", ""),
+            ("disk_sha256=ab", "disk_sha256=cd"),
+            ("guest: disk_read_MBps=101.5", ""),
+            ("guest: done", "guest: failed: no xvda"),
+            ("guest: done", ""),
+            ("\"transport\"", "\"other\""),
+        ] {
+            assert!(report(&GOOD.replace(from, to)).judge(0).is_err(), "{from}");
+        }
+        assert!(report(GOOD).judge(1).is_err());
+    }
+}
