@@ -29,6 +29,10 @@ const TAP: &str = "cantle-demo";
 const HOST_IP: &str = "10.213.77.1";
 const GUEST_IP: &str = "10.213.77.2";
 
+/// The guest's vCPUs, and the seconds it may take, unless told otherwise.
+const VCPUS: u32 = 2;
+const TIMEOUT: u64 = 240;
+
 /// Options of `cargo xtask demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
@@ -39,7 +43,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_enum)]
     host: Option<Host>,
     /// The guest's vCPUs.
-    #[arg(long, default_value_t = 2, value_name = "N")]
+    #[arg(long, default_value_t = VCPUS, value_name = "N")]
     vcpus: u32,
     /// Both guests on both lab hosts, two lab boots in all.
     #[arg(long, conflicts_with_all = ["guest", "host"])]
@@ -48,11 +52,25 @@ pub(crate) struct DemoArgs {
     #[arg(long)]
     transport: Option<String>,
     /// Gives a guest up after this many seconds.
-    #[arg(long, default_value_t = 240, value_name = "SECONDS")]
+    #[arg(long, default_value_t = TIMEOUT, value_name = "SECONDS")]
     timeout: u64,
     /// Takes the workspace's programs as they were last built.
     #[arg(long)]
     no_build: bool,
+}
+
+impl Default for DemoArgs {
+    fn default() -> Self {
+        Self {
+            guest: Debian::Debian12,
+            host: None,
+            vcpus: VCPUS,
+            all: true,
+            transport: None,
+            timeout: TIMEOUT,
+            no_build: false,
+        }
+    }
 }
 
 /// Where a guest runs.
@@ -81,12 +99,9 @@ pub(crate) fn main(args: &DemoArgs) -> Result<ExitCode> {
     let outcomes = if args.all {
         all(args)
     } else {
-        let host = chosen_host(args);
-        host.and_then(|host| on(host, &[args.guest], args))
-    };
-    let outcomes = match outcomes {
-        Ok(outcomes) => outcomes,
-        Err(error) => vec![Err(error)],
+        chosen_host(args)
+            .and_then(|host| on(host, &[args.guest], args))
+            .unwrap_or_else(|error| vec![Err(error)])
     };
     let mut code = ExitCode::SUCCESS;
     for outcome in outcomes {
@@ -102,7 +117,12 @@ pub(crate) fn main(args: &DemoArgs) -> Result<ExitCode> {
     Ok(code)
 }
 
-fn all(args: &DemoArgs) -> Result<Vec<Result<String>>> {
+/// Both guests on both lab hosts: the demo's line for each pair, or why there is none.
+pub(crate) fn pairs() -> Vec<Result<String>> {
+    all(&DemoArgs::default())
+}
+
+fn all(args: &DemoArgs) -> Vec<Result<String>> {
     let mut outcomes = Vec::new();
     for host in [Host::Debian12, Host::Debian13] {
         match on(host, &Debian::ALL, args) {
@@ -111,7 +131,7 @@ fn all(args: &DemoArgs) -> Result<Vec<Result<String>>> {
             Err(error) => outcomes.push(Err(error)),
         }
     }
-    Ok(outcomes)
+    outcomes
 }
 
 /// The host that was asked for, or the machine itself when its KVM runs stock kernels, or else a lab.

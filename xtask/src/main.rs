@@ -1,8 +1,11 @@
 //! `cargo xtask`: the project's own chores. `cargo xtask --help` lists them; `xtask/README.md` tells more.
 
+mod bench;
 mod cpio;
 mod demo;
 mod elf;
+mod fuzz;
+mod guests;
 mod images;
 mod interrupt;
 mod lab;
@@ -11,6 +14,8 @@ mod packages;
 mod process;
 mod programs;
 mod qemu;
+mod size;
+mod test;
 mod workspace;
 
 use std::process::ExitCode;
@@ -31,6 +36,16 @@ enum Chore {
     Lab(lab::LabArgs),
     /// Boots an unmodified Debian kernel on our crates, works its disk and network, checks the outcome.
     Demo(demo::DemoArgs),
+    /// Sets the machine up and runs every check there is: lints, docs, tests, the demo on both hosts with both guests.
+    Test(test::TestArgs),
+    /// Measures against limits and peers; tables here, rows in target/bench/AREA.json.
+    Bench(bench::BenchArgs),
+    /// Builds the project's own guests.
+    Guests,
+    /// Runs a fuzz target, or all.
+    Fuzz(fuzz::FuzzArgs),
+    /// Prints each crate's lines, files, unsafe blocks, widest trait and largest error.
+    Size,
 }
 
 fn main() -> ExitCode {
@@ -38,6 +53,11 @@ fn main() -> ExitCode {
     let outcome = interrupt::install().and_then(|()| match cli.chore {
         Chore::Lab(args) => lab::main(&args),
         Chore::Demo(args) => demo::main(&args),
+        Chore::Test(args) => test::main(&args),
+        Chore::Bench(args) => bench::main(&args),
+        Chore::Guests => guests::build().map(|()| ExitCode::SUCCESS),
+        Chore::Fuzz(args) => fuzz::main(&args),
+        Chore::Size => size::main(),
     });
     match outcome {
         Ok(code) => code,

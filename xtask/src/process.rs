@@ -2,7 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,20 @@ impl Guarded {
             interrupt::add_group(group);
         }
         Ok(Self { child, group })
+    }
+
+    /// Its standard output, where that is a pipe that nobody has taken yet.
+    pub(crate) fn output(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
+    }
+
+    /// Waits for the end; an unsuccessful one is an error that names `what`.
+    pub(crate) fn finish(mut self, what: &str) -> Result<()> {
+        let status = self.child.wait().context("cannot wait for a child")?;
+        if !status.success() {
+            bail!("`{what}` failed: {status}");
+        }
+        Ok(())
     }
 
     /// The exit status, if the child has ended.
@@ -80,17 +94,8 @@ pub(crate) fn line(command: &Command) -> String {
 
 /// Runs a command to its end with its output shown; an unsuccessful end is an error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let status = status(command)?;
-    if !status.success() {
-        bail!("`{}` failed: {status}", line(command));
-    }
-    Ok(())
-}
-
-/// Runs a command to its end with its output shown.
-pub(crate) fn status(command: &mut Command) -> Result<ExitStatus> {
-    let mut child = Guarded::spawn(command.stdin(Stdio::null()))?;
-    child.child.wait().context("cannot wait for a child")
+    let child = Guarded::spawn(command.stdin(Stdio::null()))?;
+    child.finish(&line(command))
 }
 
 /// Runs a command and returns its standard output; an unsuccessful end is an error that quotes standard error's end.

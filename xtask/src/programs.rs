@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::{process, workspace};
 
-const TARGET: &str = "x86_64-unknown-linux-musl";
+/// What the lab's programs are built for: no shared libraries.
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// The packages whose programs every lab machine has.
 const PACKAGES: [&str; 1] = ["cantle"];

@@ -1,0 +1,42 @@
+//! `cargo xtask bench`.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::{guests, process, programs, workspace};
+
+/// Options of `cargo xtask bench`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// What to measure: event, grant, ring, blkback, netback, vmm, …; everything when none is named.
+    #[arg(value_name = "AREA")]
+    areas: Vec<String>,
+}
+
+/// Builds the benchmarks and runs them; each area's rows go to `target/bench/AREA.json`.
+pub(crate) fn main(args: &BenchArgs) -> Result<ExitCode> {
+    // The machine's start-up is measured with a guest of ours.
+    guests::build()?;
+    programs::build_native()?;
+    let mut build = programs::cargo();
+    build.args([
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "cantle-benches",
+    ]);
+    process::run(&mut build).context("cannot build the benchmarks")?;
+    let out = workspace::target().join("bench");
+    workspace::make(&out)?;
+    let mut bench = Command::new(workspace::target().join("release/cantle-bench"));
+    bench
+        .current_dir(workspace::root())
+        .args(&args.areas)
+        .arg("--out")
+        .arg(out);
+    process::run(&mut bench)?;
+    Ok(ExitCode::SUCCESS)
+}

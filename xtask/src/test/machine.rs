@@ -1,0 +1,93 @@
+//! What the machine must have: packages, and targets of the compiler. What is there already is left alone.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{process, programs, workspace};
+
+/// A package, and a file or program that shows that it is there.
+const NEEDED: [(&str, Shown); 6] = [
+    ("gcc", Shown::Program("cc")),
+    ("libc6-dev", Shown::File("/usr/include/stdio.h")),
+    ("libxen-dev", Shown::File("/usr/include/xen/xen.h")),
+    ("musl-tools", Shown::Program("musl-gcc")),
+    ("e2fsprogs", Shown::File("/usr/sbin/mkfs.ext4")),
+    ("iproute2", Shown::File("/usr/sbin/ip")),
+];
+
+#[derive(Clone, Copy, Debug)]
+enum Shown {
+    Program(&'static str),
+    File(&'static str),
+}
+
+impl Shown {
+    fn here(self) -> bool {
+        match self {
+            Self::Program(name) => process::exists(name),
+            Self::File(path) => Path::new(path).exists() || process::exists(program_of(path)),
+        }
+    }
+}
+
+fn program_of(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// Installs what is missing.
+pub(super) fn prepare() -> Result<()> {
+    packages()?;
+    toolchain()
+}
+
+/// Whether everything is there that linking static programs needs; the rest is for tests only.
+fn packages() -> Result<()> {
+    let missing: Vec<&str> = NEEDED
+        .into_iter()
+        .filter(|(_, shown)| !shown.here())
+        .map(|(package, _)| package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    ensure!(
+        rustix::process::geteuid().is_root() && process::exists("apt-get"),
+        "this machine lacks packages; install them as root: apt-get install {list}"
+    );
+    eprintln!("test: installing {list}");
+    let apt = |args: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive").args(args);
+        process::output(&mut apt).map(drop)
+    };
+    // The lists may be old: they are fetched when a package of theirs is not to be had, or there are none.
+    let mut install = vec!["install", "--yes", "--no-install-recommends"];
+    install.extend(&missing);
+    apt(&install)
+        .or_else(|_| apt(&["update"]).and_then(|()| apt(&install)))
+        .with_context(|| format!("cannot install {list}"))
+}
+
+/// The targets that `rust-toolchain.toml` names.
+fn toolchain() -> Result<()> {
+    if !process::exists("rustup") {
+        // Then the compiler came from elsewhere, and will say itself what it lacks.
+        return Ok(());
+    }
+    let installed = process::output(rustup().args(["target", "list", "--installed"]))?;
+    for target in [programs::TARGET, crate::guests::TARGET] {
+        if !installed.lines().any(|line| line == target) {
+            process::run(rustup().args(["target", "add", target]))?;
+        }
+    }
+    Ok(())
+}
+
+fn rustup() -> Command {
+    let mut rustup = Command::new("rustup");
+    rustup.current_dir(workspace::root());
+    rustup
+}
