@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::images::{self, Debian, Flavour};
+use crate::images::{self, Debian, Guest};
 use crate::interrupt::Scratch;
 use crate::{lab, programs, workspace};
 use disk::Disk;
@@ -36,16 +36,16 @@ const TIMEOUT: u64 = 240;
 /// Options of `cargo xtask demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// The guest's Debian release.
-    #[arg(long, value_enum, default_value_t = Debian::Debian12)]
-    guest: Debian,
+    /// The guest: a Debian release's cloud kernel, or its full one.
+    #[arg(long, value_enum, default_value_t = Guest::Debian12)]
+    guest: Guest,
     /// Where the guest runs: in a lab, or on this machine's own /dev/kvm, which is the choice when it can run stock kernels.
     #[arg(long, value_enum)]
     host: Option<Host>,
     /// The guest's vCPUs.
     #[arg(long, default_value_t = VCPUS, value_name = "N")]
     vcpus: u32,
-    /// Both guests on both lab hosts, two lab boots in all.
+    /// Both releases' guests on both lab hosts, two lab boots in all.
     #[arg(long, conflicts_with_all = ["guest", "host"])]
     all: bool,
     /// How hypercalls reach the guest's VMM; `cantle run --help` lists the ways. It chooses the best itself.
@@ -62,7 +62,7 @@ pub(crate) struct DemoArgs {
 impl Default for DemoArgs {
     fn default() -> Self {
         Self {
-            guest: Debian::Debian12,
+            guest: Guest::Debian12,
             host: None,
             vcpus: VCPUS,
             all: true,
@@ -97,7 +97,7 @@ impl Host {
 /// `cargo xtask demo`: one line of JSON on standard output for each pair, everything else on standard error.
 pub(crate) fn main(args: &DemoArgs) -> Result<ExitCode> {
     let outcomes = if args.all {
-        all(args)
+        on_both_hosts(&Guest::USUAL, args)
     } else {
         chosen_host(args)
             .and_then(|host| on(host, &[args.guest], args))
@@ -117,15 +117,15 @@ pub(crate) fn main(args: &DemoArgs) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// Both guests on both lab hosts: the demo's line for each pair, or why there is none.
-pub(crate) fn pairs() -> Vec<Result<String>> {
-    all(&DemoArgs::default())
+/// These guests on both lab hosts: the demo's line for each pair, or why there is none.
+pub(crate) fn pairs(guests: &[Guest]) -> Vec<Result<String>> {
+    on_both_hosts(guests, &DemoArgs::default())
 }
 
-fn all(args: &DemoArgs) -> Vec<Result<String>> {
+fn on_both_hosts(guests: &[Guest], args: &DemoArgs) -> Vec<Result<String>> {
     let mut outcomes = Vec::new();
     for host in [Host::Debian12, Host::Debian13] {
-        match on(host, &Debian::ALL, args) {
+        match on(host, guests, args) {
             Ok(some) => outcomes.extend(some),
             // The other host may do better.
             Err(error) => outcomes.push(Err(error)),
@@ -153,7 +153,7 @@ fn chosen_host(args: &DemoArgs) -> Result<Host> {
 }
 
 /// Runs the guests one after another on one host.
-fn on(host: Host, guests: &[Debian], args: &DemoArgs) -> Result<Vec<Result<String>>> {
+fn on(host: Host, guests: &[Guest], args: &DemoArgs) -> Result<Vec<Result<String>>> {
     say(&format!("host {}: getting ready", host.name()));
     let scratch = Scratch::new("demo")?;
     let mut disks = Vec::new();
@@ -246,7 +246,7 @@ fn shown(error: anyhow::Error, name: &str, log: &Path) -> anyhow::Error {
     error.context(format!("{name} (console: {})", log.display()))
 }
 
-fn script(place: &Place, guest: Debian, disk: PathBuf, args: &DemoArgs) -> Result<String> {
+fn script(place: &Place, guest: Guest, disk: PathBuf, args: &DemoArgs) -> Result<String> {
     ensure!(
         (1..=16).contains(&args.vcpus),
         "1 to 16 vCPUs, not {}",
@@ -255,7 +255,7 @@ fn script(place: &Place, guest: Debian, disk: PathBuf, args: &DemoArgs) -> Resul
     let asset = workspace::asset("demo-host.sh");
     let body =
         fs::read_to_string(&asset).with_context(|| format!("cannot read {}", asset.display()))?;
-    let image = place.guest(images::guest(guest, Flavour::Cloud)?, guest);
+    let image = place.guest(images::guest(guest)?, guest);
     let options = match &args.transport {
         Some(transport) => format!("--transport {transport}"),
         None => String::new(),

@@ -54,7 +54,7 @@ const GUEST_MODULES: [&str; 4] = ["crc32c_generic", "ext4", "xen_blkfront", "xen
 /// Raised when an image's layout changes, so that images of an older layout are built anew.
 const LAYOUT: u32 = 1;
 
-/// A Debian release, as a lab host or as a guest.
+/// A Debian release, as a lab's host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Debian {
     /// Debian 12, Linux 6.1: KVM without Xen support.
@@ -64,9 +64,6 @@ pub(crate) enum Debian {
 }
 
 impl Debian {
-    /// Both.
-    pub(crate) const ALL: [Self; 2] = [Self::Debian12, Self::Debian13];
-
     /// The name used on the command line and for folders.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -86,11 +83,56 @@ impl Debian {
 
 /// Which of a release's kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flavour {
-    /// For virtual machines; has no KVM-AMD with everything the lab wants.
+enum Flavour {
+    /// For virtual machines; lacks modules that a lab host needs.
     Cloud,
     /// For real ones.
     Generic,
+}
+
+/// A guest: a release and one of its kernels. Their payloads differ in how they are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Guest {
+    /// Debian 12's cloud kernel, 6.1 (LZ4).
+    Debian12,
+    /// Debian 13's cloud kernel, 6.12 (Zstandard).
+    Debian13,
+    /// Debian 12's full kernel (XZ).
+    Debian12Generic,
+    /// Debian 13's full kernel (Zstandard).
+    Debian13Generic,
+}
+
+impl Guest {
+    /// Each release's usual guest.
+    pub(crate) const USUAL: [Self; 2] = [Self::Debian12, Self::Debian13];
+
+    /// All there are.
+    pub(crate) const ALL: [Self; 4] = [
+        Self::Debian12,
+        Self::Debian13,
+        Self::Debian12Generic,
+        Self::Debian13Generic,
+    ];
+
+    /// The name used on the command line and for folders.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Debian12 => "debian12",
+            Self::Debian13 => "debian13",
+            Self::Debian12Generic => "debian12-generic",
+            Self::Debian13Generic => "debian13-generic",
+        }
+    }
+
+    fn parts(self) -> (Debian, Flavour) {
+        match self {
+            Self::Debian12 => (Debian::Debian12, Flavour::Cloud),
+            Self::Debian13 => (Debian::Debian13, Flavour::Cloud),
+            Self::Debian12Generic => (Debian::Debian12, Flavour::Generic),
+            Self::Debian13Generic => (Debian::Debian13, Flavour::Generic),
+        }
+    }
 }
 
 /// A kernel and its initial file system.
@@ -115,12 +157,9 @@ pub(crate) fn host(debian: Debian) -> Result<Image> {
 }
 
 /// A guest's kernel and initial file system; below `target/lab/guests`, which a lab host sees as `/guests`.
-pub(crate) fn guest(debian: Debian, flavour: Flavour) -> Result<Image> {
-    let name = match flavour {
-        Flavour::Cloud => debian.name().to_owned(),
-        Flavour::Generic => format!("{}-generic", debian.name()),
-    };
-    let folder = workspace::lab("guests")?.join(name);
+pub(crate) fn guest(guest: Guest) -> Result<Image> {
+    let (debian, flavour) = guest.parts();
+    let folder = workspace::lab("guests")?.join(guest.name());
     let init = workspace::asset("guest-init.sh");
     build(debian, flavour, &GUEST_MODULES, Some(&init), &folder)
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use crate::images::{self, Debian, Flavour};
+use crate::images::{self, Debian, Guest};
 use crate::interrupt::Scratch;
 use crate::process::Guarded;
 use crate::qemu::{self, Machine};
@@ -126,6 +126,7 @@ pub(crate) struct Lab {
     ctl: BufReader<UnixStream>,
     events: Receiver<Event>,
     console: PathBuf,
+    said: PathBuf,
     jobs: u32,
     _sockets: Scratch,
 }
@@ -134,10 +135,8 @@ impl Lab {
     /// Boots a lab and waits until it takes commands.
     pub(crate) fn boot(setup: &Setup<'_>) -> Result<Self> {
         let image = images::host(setup.host)?;
-        for guest in Debian::ALL {
-            for flavour in [Flavour::Cloud, Flavour::Generic] {
-                images::guest(guest, flavour)?;
-            }
+        for guest in Guest::ALL {
+            images::guest(guest)?;
         }
         let scratch = Scratch::new("lab")?;
         let initrd = scratch.path().join("initrd");
@@ -168,11 +167,15 @@ impl Lab {
             folders: &folders,
             disks: setup.disks,
         })?;
+        let said = console.with_extension("emulator.log");
+        command.stderr(File::create(&said)?);
         let deadline = Instant::now() + BOOT_TIME;
         let mut emulator = Guarded::spawn(&mut command)?;
         let mut streams = Vec::new();
         for listener in &listeners {
-            streams.push(accept(listener, &mut emulator, deadline)?);
+            let stream = accept(listener, &mut emulator, deadline)
+                .with_context(|| format!("the lab did not start: {}", tail(&said, 3)))?;
+            streams.push(stream);
         }
         let Ok([ctl, out, err]) = <[UnixStream; 3]>::try_from(streams) else {
             bail!("the emulator did not connect");
@@ -187,6 +190,7 @@ impl Lab {
             ctl: BufReader::new(ctl),
             events,
             console,
+            said,
             jobs: 0,
             _sockets: scratch,
         };
@@ -241,8 +245,10 @@ impl Lab {
             self.emulator.wait_until(deadline)?.is_some(),
             "the lab did not switch itself off"
         );
-        // The console is of interest only when something went wrong.
-        let _ = fs::remove_file(&self.console);
+        // These are of interest only when something went wrong.
+        for log in [&self.console, &self.said] {
+            let _ = fs::remove_file(log);
+        }
         Ok(())
     }
 
@@ -262,9 +268,10 @@ impl Lab {
 
     fn died(&self) -> anyhow::Error {
         anyhow::anyhow!(
-            "the lab died; the end of its console ({}):\n{}",
+            "the lab died; the end of its console ({}):\n{}\n{}",
             self.console.display(),
-            tail(&self.console, 15)
+            tail(&self.console, 15),
+            tail(&self.said, 5)
         )
     }
 }

@@ -9,13 +9,15 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 
+use crate::images::Guest;
 use crate::{demo, fuzz, guests, programs, workspace};
 use tally::Tally;
 
 /// Options of `cargo xtask test`.
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
-    /// More of everything: tests that are ignored otherwise, many more random cases, a minute of each fuzz target.
+    /// More of everything: tests that are ignored otherwise, many more random cases, a minute of each fuzz target,
+    /// more guests.
     #[arg(long)]
     long: bool,
     /// Leaves out the demo, and with it the lab.
@@ -33,7 +35,7 @@ pub(crate) fn main(args: &TestArgs) -> Result<ExitCode> {
     tests(&mut tally, args.long);
     fuzzing(&mut tally, args.long);
     if !args.no_demo {
-        demos(&mut tally);
+        demos(&mut tally, args.long);
     }
     tally.summary(begun.elapsed());
     Ok(if tally.all_well() {
@@ -90,10 +92,15 @@ fn fuzzing(tally: &mut Tally, long: bool) {
     }
 }
 
-fn demos(tally: &mut Tally) {
+fn demos(tally: &mut Tally, long: bool) {
     let begun = Instant::now();
-    eprintln!("test: the demo, both guests on both hosts");
-    for outcome in demo::pairs() {
+    let guests = if long {
+        &Guest::ALL[..]
+    } else {
+        &Guest::USUAL[..]
+    };
+    eprintln!("test: the demo, {} guests on both hosts …", guests.len());
+    for outcome in demo::pairs(guests) {
         let (well, line) = match outcome {
             Ok(line) => (true, line),
             Err(error) => (false, format!("{error:#}")),

@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::disk::Disk;
-use crate::images::{self, Debian, Image};
+use crate::images::{self, Debian, Guest, Image};
 use crate::lab::{Lab, Setup};
 use crate::process::{self, Guarded};
 use crate::programs;
@@ -74,15 +74,17 @@ impl Place {
 
     /// What the host calls the guest's disk.
     pub(super) fn disk(&self, index: usize, disk: &Disk) -> PathBuf {
-        match (self, index) {
-            (Self::Lab(_), 0) => PathBuf::from("/dev/vda"),
-            (Self::Lab(_), _) => PathBuf::from("/dev/vdb"),
-            (Self::Native, _) => disk.image().to_path_buf(),
+        match self {
+            Self::Lab(_) => {
+                let letter = ('a'..='z').nth(index).unwrap_or('z');
+                PathBuf::from(format!("/dev/vd{letter}"))
+            }
+            Self::Native => disk.image().to_path_buf(),
         }
     }
 
     /// What the host calls the guest's kernel and initial file system.
-    pub(super) fn guest(&self, image: Image, guest: Debian) -> Image {
+    pub(super) fn guest(&self, image: Image, guest: Guest) -> Image {
         match self {
             Self::Lab(_) => {
                 let folder = Path::new("/guests").join(guest.name());

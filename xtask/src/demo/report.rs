@@ -115,9 +115,10 @@ impl Report {
     /// The demo's last line.
     pub(super) fn line(&self, host: &str) -> Result<String> {
         let stats = self.stats()?;
-        let transport = stats
-            .get("transport")
-            .and_then(Value::as_str)
+        let transport = [stats.get("stats"), Some(&stats)]
+            .into_iter()
+            .flatten()
+            .find_map(|part| part.get("transport")?.as_str())
             .context("cantle's statistics name no transport")?;
         let line = Line {
             demo: "ok",
