@@ -1,0 +1,108 @@
+//! A system domain's end of a channel: an eventfd, and a flag that saves writing it twice.
+
+// UNSAFETY: EventFd lends its descriptor by number only.
+#![expect(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use cantle_abi::{DomId, Port};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::EvtchnError;
+use crate::domain::Domain;
+
+/// Whether a signal waits. `core`'s atomic, and loom's in the model test.
+pub(crate) trait Flag {
+    /// Sets the flag; returns what it was.
+    fn replace(&self, value: bool) -> bool;
+    /// Reads it.
+    fn get(&self) -> bool;
+}
+
+impl Flag for AtomicBool {
+    // AcqRel, both ways: the one who takes the signal sees what was written before each signal that it stands for, also of
+    // those that found the flag set and wrote nothing.
+    fn replace(&self, value: bool) -> bool {
+        self.swap(value, Ordering::AcqRel)
+    }
+    // Acquire pairs with the swap; a signal that is missed here is still in the eventfd.
+    fn get(&self) -> bool {
+        self.load(Ordering::Acquire)
+    }
+}
+
+/// The waiting end: the eventfd, and a counter in the model test.
+pub(crate) trait Bell {
+    /// Adds one.
+    fn ring(&self);
+    /// Takes all; false where there was none. Never blocks.
+    fn still(&self) -> bool;
+}
+
+impl Bell for EventFd {
+    fn ring(&self) {
+        // Cannot fail: the flag keeps the counter at 0 or 1.
+        let _ = self.write(1);
+    }
+    fn still(&self) -> bool {
+        self.read().is_ok()
+    }
+}
+
+/// Signals: rings only where no signal waits yet.
+pub(crate) fn signal(flag: &impl Flag, bell: &impl Bell) {
+    if !flag.replace(true) {
+        bell.ring();
+    }
+}
+
+/// Takes a waiting signal.
+///
+/// The bell is stilled *before* the flag falls. Each rise of the flag is followed by one ring, each ring taken once, and only
+/// who took it lets the flag fall; so a set flag means that the bell rings, or is about to, or that a taker has not returned
+/// yet, who then sees what was signalled. In the other order a ring could be taken for the flag's next rise.
+pub(crate) fn take(flag: &impl Flag, bell: &impl Bell) -> bool {
+    if !flag.get() || !bell.still() {
+        return false;
+    }
+    flag.replace(false);
+    true
+}
+
+/// One port of a system domain.
+pub(crate) struct Endpoint {
+    signalled: AtomicBool,
+    eventfd: EventFd,
+    pub(crate) owner: DomId,
+    pub(crate) domain: Weak<Domain>,
+    pub(crate) port: Port,
+}
+
+impl Endpoint {
+    pub(crate) fn new(domain: &Arc<Domain>, port: Port) -> Result<Self, EvtchnError> {
+        let eventfd = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+            .map_err(|error| EvtchnError::Eventfd(error.raw_os_error().unwrap_or(0)))?;
+        Ok(Self {
+            signalled: AtomicBool::new(false),
+            eventfd,
+            owner: domain.id,
+            domain: Arc::downgrade(domain),
+            port,
+        })
+    }
+
+    pub(crate) fn signal(&self) {
+        signal(&self.signalled, &self.eventfd);
+    }
+
+    pub(crate) fn take(&self) -> bool {
+        take(&self.signalled, &self.eventfd)
+    }
+
+    pub(crate) fn eventfd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as `self.eventfd`, which the result's lifetime is bound to.
+        unsafe { BorrowedFd::borrow_raw(self.eventfd.as_raw_fd()) }
+    }
+}

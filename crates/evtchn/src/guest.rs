@@ -1,0 +1,252 @@
+//! A virtual machine's event channels: Xen's calls, and the host's side of them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use cantle_abi::{DomId, Port, SharedMemory, VcpuId};
+
+use crate::domain::{Domain, Guest};
+use crate::{EvtchnError, Status};
+
+/// What a guest may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestConfig {
+    /// vCPUs, numbered from 0.
+    pub vcpus: u32,
+    /// Port numbers, the invalid port 0 included; at most 4096.
+    pub max_ports: u32,
+}
+
+/// How often things happened to a guest's event channels, and how many there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Signals it sent to other domains.
+    pub sends: u64,
+    /// Virtual interrupts it was sent.
+    pub virqs: u64,
+    /// Signals among its vCPUs.
+    pub ipis: u64,
+    /// Times that a vCPU was told ([`Upcall::raise`](crate::Upcall::raise)).
+    pub upcalls: u64,
+    /// Ports in use.
+    pub bound_ports: u32,
+}
+
+/// A guest. Dropping it ends the domain's event channels.
+///
+/// Every method may be called from any thread at any time. Work is bounded, by the number of ports for
+/// [`reset`](Self::reset), by a constant for all others.
+pub struct GuestDomain {
+    domain: Arc<Domain>,
+}
+
+impl GuestDomain {
+    pub(crate) fn new(domain: Arc<Domain>) -> Self {
+        Self { domain }
+    }
+
+    /// The domain's number.
+    #[must_use]
+    pub fn id(&self) -> DomId {
+        self.domain.id
+    }
+
+    /// `EVTCHNOP_alloc_unbound`: makes a port that `remote` may bind to. Both may be [`DomId::SELF`].
+    ///
+    /// The permission is for the `remote` that there is now; Xen's is for the number, whoever has it later.
+    ///
+    /// # Errors
+    ///
+    /// [`EvtchnError::Denied`] where `dom` is another domain; [`EvtchnError::NoDomain`] where there is no `remote`;
+    /// [`EvtchnError::NoFreePort`].
+    pub fn alloc_unbound(&self, dom: DomId, remote: DomId) -> Result<Port, EvtchnError> {
+        self.own(dom)?;
+        self.domain.alloc_unbound(remote)
+    }
+
+    /// `EVTCHNOP_bind_interdomain`: connects to a port that `remote` left unbound for this domain. The new port begins pending.
+    ///
+    /// # Errors
+    ///
+    /// [`EvtchnError::NoDomain`]; [`EvtchnError::BadPort`] where the port does not wait for this domain;
+    /// [`EvtchnError::NoFreePort`].
+    pub fn bind_interdomain(&self, remote: DomId, remote_port: Port) -> Result<Port, EvtchnError> {
+        self.domain.bind_interdomain(remote, remote_port)
+    }
+
+    /// `EVTCHNOP_bind_virq`: binds a virtual interrupt (`VIRQ_*`) of a vCPU; a global one can be bound on vCPU 0 only.
+    ///
+    /// # Errors
+    ///
+    /// [`EvtchnError::BadVirq`], [`EvtchnError::NoVcpu`], [`EvtchnError::VirqBound`], [`EvtchnError::NoFreePort`].
+    pub fn bind_virq(&self, virq: u32, vcpu: VcpuId) -> Result<Port, EvtchnError> {
+        self.domain.bind_virq(virq, vcpu)
+    }
+
+    /// `EVTCHNOP_bind_ipi`: makes a port that delivers to one of this domain's vCPUs what any of them sends.
+    ///
+    /// # Errors
+    ///
+    /// [`EvtchnError::NoVcpu`], [`EvtchnError::NoFreePort`].
+    pub fn bind_ipi(&self, vcpu: VcpuId) -> Result<Port, EvtchnError> {
+        self.domain.bind_ipi(vcpu)
+    }
+
+    /// `EVTCHNOP_close`: when this returns nothing is delivered by the port any more. A peer's port becomes unbound.
+    ///
+    /// # Errors
+    ///
+    /// [`EvtchnError::BadPort`] where it is closed.
+    pub fn close(&self, port: Port) -> Result<(), EvtchnError> {
+        self.domain.close(port)
+    }
+
+    /// `EVTCHNOP_send`: signals the other end; one that waits for its other end swallows the signal.
+    ///
+    /// # Errors
+    ///
+    /// [`EvtchnError::BadPort`] where it is closed, or a virtual interrupt's.
+    pub fn send(&self, port: Port) -> Result<(), EvtchnError> {
+        self.domain.send(port)
+    }
+
+    /// `EVTCHNOP_status`: what the port is.
+    ///
+    /// # Errors
+    ///
+    /// [`EvtchnError::Denied`] where `dom` is another domain; [`EvtchnError::BadPort`] for a number beyond the limit.
+    pub fn status(&self, dom: DomId, port: Port) -> Result<Status, EvtchnError> {
+        self.own(dom)?;
+        self.domain.status(port)
+    }
+
+    /// `EVTCHNOP_bind_vcpu`: chooses the vCPU that the port is delivered to from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`EvtchnError::NoVcpu`]; [`EvtchnError::BadPort`] where it is closed, an IPI's or a per-vCPU virtual interrupt's.
+    pub fn bind_vcpu(&self, port: Port, vcpu: VcpuId) -> Result<(), EvtchnError> {
+        self.domain.bind_vcpu(port, vcpu)
+    }
+
+    /// `EVTCHNOP_unmask`: clears the port's mask bit and delivers what became pending meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`EvtchnError::BadPort`] where there never was such a port.
+    pub fn unmask(&self, port: Port) -> Result<(), EvtchnError> {
+        self.domain.unmask(port)
+    }
+
+    /// `EVTCHNOP_reset`: closes all ports there are.
+    ///
+    /// # Errors
+    ///
+    /// [`EvtchnError::Denied`] where `dom` is another domain.
+    pub fn reset(&self, dom: DomId) -> Result<(), EvtchnError> {
+        self.own(dom)?;
+        self.domain.reset();
+        Ok(())
+    }
+
+    /// Sends the guest a virtual interrupt, a vCPU's or (whatever `vcpu` says) a global one; false where it is not bound.
+    pub fn raise_virq(&self, virq: u32, vcpu: VcpuId) -> bool {
+        self.domain.raise_virq(virq, vcpu)
+    }
+
+    /// `VCPUOP_register_vcpu_info`: from now on the vCPU's `vcpu_info` is at `offset` in `page`.
+    ///
+    /// Its state moves along, and everything is marked pending there, so that nothing is lost on the way; the vCPU is told.
+    /// The clock in it is not touched.
+    ///
+    /// # Errors
+    ///
+    /// [`EvtchnError::NoVcpu`]; [`EvtchnError::BadVcpuInfo`] where it would cross a page's end or is not aligned;
+    /// [`EvtchnError::VcpuInfoPlaced`] the second time.
+    pub fn set_vcpu_info(
+        &self,
+        vcpu: VcpuId,
+        page: Arc<dyn SharedMemory + Send + Sync>,
+        offset: usize,
+    ) -> Result<(), EvtchnError> {
+        let guest = self.guest().ok_or(EvtchnError::NoVcpu(vcpu))?;
+        guest.abi.place_vcpu_info(vcpu, page, offset)
+    }
+
+    /// Whether the port's pending bit is set; false for a number beyond the limit.
+    #[must_use]
+    pub fn is_pending(&self, port: Port) -> bool {
+        self.guest().is_some_and(|guest| guest.abi.is_pending(port))
+    }
+
+    /// Whether the vCPU's upcall-pending byte is set: what a blocking vCPU looks at before it blocks.
+    #[must_use]
+    pub fn upcall_pending(&self, vcpu: VcpuId) -> bool {
+        self.guest()
+            .is_some_and(|guest| guest.abi.upcall_pending(vcpu))
+    }
+
+    /// Begins to poll (`SCHEDOP_poll`): while the guard lives, each port that becomes pending, masked or not, calls
+    /// [`Upcall::wake_pollers`](crate::Upcall::wake_pollers). Look at [`is_pending`](Self::is_pending) *after* this, then block.
+    #[must_use]
+    pub fn poll(&self) -> PollGuard<'_> {
+        if let Some(guest) = self.guest() {
+            guest.abi.poll_begin();
+        }
+        PollGuard(self)
+    }
+
+    /// How often things happened.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let counters = &self.domain.counters;
+        Stats {
+            sends: counters.sends.load(Ordering::Relaxed),
+            virqs: counters.virqs.load(Ordering::Relaxed),
+            ipis: counters.ipis.load(Ordering::Relaxed),
+            upcalls: self.guest().map_or(0, |guest| guest.abi.upcalls()),
+            bound_ports: self.domain.bound_ports(),
+        }
+    }
+
+    fn guest(&self) -> Option<&Guest> {
+        self.domain.guest()
+    }
+
+    /// A guest acts for itself only.
+    fn own(&self, dom: DomId) -> Result<(), EvtchnError> {
+        if dom.resolve(self.domain.id) == self.domain.id {
+            Ok(())
+        } else {
+            Err(EvtchnError::Denied(dom))
+        }
+    }
+}
+
+impl Drop for GuestDomain {
+    fn drop(&mut self) {
+        self.domain.end();
+    }
+}
+
+impl fmt::Debug for GuestDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GuestDomain")
+            .field("id", &self.id())
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Somebody polls, until this is dropped: see [`GuestDomain::poll`].
+#[derive(Debug)]
+pub struct PollGuard<'a>(&'a GuestDomain);
+
+impl Drop for PollGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(guest) = self.0.guest() {
+            guest.abi.poll_end();
+        }
+    }
+}

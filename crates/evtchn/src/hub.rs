@@ -1,0 +1,127 @@
+//! All domains of a host.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+
+use cantle_abi::event_channel::EVTCHN_2L_NR_CHANNELS;
+use cantle_abi::{DomId, SharedMemory};
+
+use crate::domain::{Domain, Guest, Kind};
+use crate::guest::{GuestConfig, GuestDomain};
+use crate::system::SystemDomain;
+use crate::two_level::TwoLevel;
+use crate::{EvtchnError, Upcall};
+
+/// Ports of a system domain, port 0 included: as many as the FIFO interface has, which bounds what a peer can have us make.
+const SYSTEM_PORTS: u32 = 1 << 17;
+
+/// All domains of a host, by number. A clone is the same hub.
+///
+/// A domain ends with [`remove`](Self::remove), or when its last handle is dropped: for a guest that is the [`GuestDomain`],
+/// for a system domain the [`SystemDomain`] and all its channels. Its peers' ports fall back to unbound, for a domain that is
+/// no more: a later domain of the same number is a new one, and cannot bind to them.
+#[derive(Clone, Default)]
+pub struct Hub(Arc<Registry>);
+
+/// Who lives under which number.
+#[derive(Default)]
+pub(crate) struct Registry {
+    domains: RwLock<HashMap<DomId, Arc<Domain>>>,
+    births: AtomicU64,
+}
+
+impl Registry {
+    pub(crate) fn find(&self, dom: DomId) -> Result<Arc<Domain>, EvtchnError> {
+        let domains = self.domains.read().unwrap_or_else(PoisonError::into_inner);
+        domains.get(&dom).cloned().ok_or(EvtchnError::NoDomain(dom))
+    }
+
+    /// Gives up a domain's number, if it is still its.
+    pub(crate) fn forget(&self, domain: &Arc<Domain>) {
+        if let Entry::Occupied(entry) = self.write().entry(domain.id)
+            && Arc::ptr_eq(entry.get(), domain)
+        {
+            entry.remove();
+        }
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<DomId, Arc<Domain>>> {
+        self.domains.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hub {
+    /// A hub without domains.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a guest. `shared_info` begins with its shared info page; `upcall` is told of what becomes pending.
+    ///
+    /// # Errors
+    ///
+    /// [`EvtchnError::DomainExists`]; [`EvtchnError::NoDomain`] for a reserved number; [`EvtchnError::BadConfig`] for no vCPUs
+    /// or ports, more ports than the 2-level interface has (4096), or too little shared info.
+    pub fn add_guest(
+        &self,
+        dom: DomId,
+        config: GuestConfig,
+        shared_info: Arc<dyn SharedMemory + Send + Sync>,
+        upcall: Arc<dyn Upcall>,
+    ) -> Result<Arc<GuestDomain>, EvtchnError> {
+        if config.max_ports == 0 || config.max_ports > EVTCHN_2L_NR_CHANNELS {
+            return Err(EvtchnError::BadConfig);
+        }
+        let abi = TwoLevel::new(config.vcpus, shared_info, upcall)?;
+        let kind = Kind::Guest(Guest::new(abi));
+        let domain = self.add(dom, config.max_ports, kind)?;
+        Ok(Arc::new(GuestDomain::new(domain)))
+    }
+
+    /// Adds a system domain: one whose ends of channels are eventfds of this process.
+    ///
+    /// # Errors
+    ///
+    /// [`EvtchnError::DomainExists`]; [`EvtchnError::NoDomain`] for a reserved number.
+    pub fn add_system(&self, dom: DomId) -> Result<Arc<SystemDomain>, EvtchnError> {
+        let domain = self.add(dom, SYSTEM_PORTS, Kind::System)?;
+        Ok(Arc::new(SystemDomain::new(domain)))
+    }
+
+    /// Ends a domain, if there is one of that number: closes its ports, frees the number. Handles that are left answer
+    /// [`EvtchnError::NoDomain`] or [`EvtchnError::BadPort`].
+    pub fn remove(&self, dom: DomId) {
+        if let Ok(domain) = self.0.find(dom) {
+            domain.end();
+        }
+    }
+
+    fn add(&self, dom: DomId, ports: u32, kind: Kind) -> Result<Arc<Domain>, EvtchnError> {
+        if !dom.is_real() {
+            return Err(EvtchnError::NoDomain(dom));
+        }
+        let mut domains = self.0.write();
+        let Entry::Vacant(entry) = domains.entry(dom) else {
+            return Err(EvtchnError::DomainExists(dom));
+        };
+        let born = self.0.births.fetch_add(1, Ordering::Relaxed);
+        let domain = Arc::new(Domain::new(dom, born, self.0.clone(), ports, kind));
+        entry.insert(domain.clone());
+        Ok(domain)
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let domains = self
+            .0
+            .domains
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        f.debug_set().entries(domains.keys()).finish()
+    }
+}
