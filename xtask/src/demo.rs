@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::images::{self, Debian, Guest};
 use crate::interrupt::Scratch;
-use crate::{lab, programs, workspace};
+use crate::{lab, machine, programs, workspace};
 use disk::Disk;
 use place::Place;
 use report::Report;
@@ -155,6 +155,7 @@ fn chosen_host(args: &DemoArgs) -> Result<Host> {
 /// Runs the guests one after another on one host.
 fn on(host: Host, guests: &[Guest], args: &DemoArgs) -> Result<Vec<Result<String>>> {
     say(&format!("host {}: getting ready", host.name()));
+    machine::for_demo()?;
     let scratch = Scratch::new("demo")?;
     let mut disks = Vec::new();
     for guest in guests {

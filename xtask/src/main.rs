@@ -9,6 +9,7 @@ mod guests;
 mod images;
 mod interrupt;
 mod lab;
+mod machine;
 mod modules;
 mod packages;
 mod process;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{process, workspace};
+use crate::{machine, process, workspace};
 
 /// What the lab's programs are built for: no shared libraries.
 pub(crate) const TARGET: &str = "x86_64-unknown-linux-musl";
@@ -30,6 +30,7 @@ pub(crate) fn cargo() -> Command {
 
 /// Builds the programs; cargo's own progress is shown.
 pub(crate) fn build() -> Result<()> {
+    machine::for_programs()?;
     let mut build = cargo();
     build.args(["build", "--quiet", "--release", "--target", TARGET]);
     for package in PACKAGES {

@@ -1,6 +1,5 @@
 //! `cargo xtask test`: everything there is to check, on a machine that may be fresh.
 
-mod machine;
 mod tally;
 
 use std::process::{Command, ExitCode};
@@ -10,7 +9,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::images::Guest;
-use crate::{demo, fuzz, guests, programs, workspace};
+use crate::{demo, fuzz, guests, machine, programs, workspace};
 use tally::Tally;
 
 /// Options of `cargo xtask test`.
@@ -29,7 +28,7 @@ pub(crate) struct TestArgs {
 pub(crate) fn main(args: &TestArgs) -> Result<ExitCode> {
     let begun = Instant::now();
     let mut tally = Tally::default();
-    tally.check("set-up", machine::prepare);
+    tally.check("set-up", machine::for_tests);
     tally.check("the guests build", guests::build);
     lints(&mut tally);
     tests(&mut tally, args.long);

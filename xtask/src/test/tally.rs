@@ -53,22 +53,27 @@ impl Tally {
 
     /// Runs `cargo test`, shows what it says and counts its tests.
     pub(super) fn tests(&mut self, name: &str, command: &mut Command) {
+        eprintln!("test: {name} …");
         let (mut passed, mut failed) = (0, 0);
-        self.check(name, || {
-            let mut child = Guarded::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
-            let output = child.output().context("cargo has no output")?;
-            for line in BufReader::new(output).lines() {
-                let line = line.context("cannot read cargo's output")?;
-                println!("{line}");
-                if let Some((well, ill)) = closing(&line) {
-                    passed += well;
-                    failed += ill;
-                }
+        let outcome = shown(command, |line| {
+            if let Some((well, ill)) = closing(line) {
+                passed += well;
+                failed += ill;
             }
-            child.finish(&process::line(command))
         });
         self.passed += passed;
         self.failed += failed;
+        if failed > 0 {
+            self.failures.push(format!("{failed} of the {name}"));
+        }
+        match outcome {
+            // It failed without a failed test: something did not compile, or a program died.
+            Err(error) if failed == 0 => {
+                eprintln!("test: {error:#}");
+                self.note(name, false);
+            }
+            _ => eprintln!("test: {name}: {passed} passed, {failed} failed"),
+        }
     }
 
     /// The last lines.
@@ -79,6 +84,18 @@ impl Tally {
         println!("{} min {} s", took.as_secs() / 60, took.as_secs() % 60);
         println!("{} passed, {} failed", self.passed, self.failed);
     }
+}
+
+/// Runs a command, shows its standard output and hands each line of it over.
+fn shown(command: &mut Command, mut each: impl FnMut(&str)) -> Result<()> {
+    let mut child = Guarded::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+    let output = child.output().context("cargo has no output")?;
+    for line in BufReader::new(output).lines() {
+        let line = line.context("cannot read cargo's output")?;
+        println!("{line}");
+        each(&line);
+    }
+    child.finish(&process::line(command))
 }
 
 /// The numbers in a test program's closing line: `test result: ok. 5 passed; 0 failed; …`.

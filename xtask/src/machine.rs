@@ -8,12 +8,21 @@ use anyhow::{Context, Result, ensure};
 use crate::{process, programs, workspace};
 
 /// A package, and a file or program that shows that it is there.
-const NEEDED: [(&str, Shown); 6] = [
+type Need = (&'static str, Shown);
+
+/// To link the workspace's programs statically, parts in C included.
+const FOR_PROGRAMS: &[Need] = &[
     ("gcc", Shown::Program("cc")),
     ("libc6-dev", Shown::File("/usr/include/stdio.h")),
-    ("libxen-dev", Shown::File("/usr/include/xen/xen.h")),
     ("musl-tools", Shown::Program("musl-gcc")),
-    ("e2fsprogs", Shown::File("/usr/sbin/mkfs.ext4")),
+];
+
+/// To make and check the demo's disk.
+const FOR_DEMO: &[Need] = &[("e2fsprogs", Shown::File("/usr/sbin/mkfs.ext4"))];
+
+/// For tests: the C headers that layouts are compared with, and taps.
+const FOR_TESTS: &[Need] = &[
+    ("libxen-dev", Shown::File("/usr/include/xen/xen.h")),
     ("iproute2", Shown::File("/usr/sbin/ip")),
 ];
 
@@ -36,18 +45,32 @@ fn program_of(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// Installs what is missing.
-pub(super) fn prepare() -> Result<()> {
-    packages()?;
+/// Makes the machine able to build the lab's programs.
+pub(crate) fn for_programs() -> Result<()> {
+    packages(&[FOR_PROGRAMS])?;
     toolchain()
 }
 
-/// Whether everything is there that linking static programs needs; the rest is for tests only.
-fn packages() -> Result<()> {
-    let missing: Vec<&str> = NEEDED
-        .into_iter()
+/// Makes the machine able to run the demo.
+pub(crate) fn for_demo() -> Result<()> {
+    packages(&[FOR_PROGRAMS, FOR_DEMO])?;
+    toolchain()
+}
+
+/// Makes the machine able to run everything.
+pub(crate) fn for_tests() -> Result<()> {
+    packages(&[FOR_PROGRAMS, FOR_DEMO, FOR_TESTS])?;
+    toolchain()
+}
+
+/// Installs what is missing.
+fn packages(needed: &[&[Need]]) -> Result<()> {
+    let missing: Vec<&str> = needed
+        .iter()
+        .copied()
+        .flatten()
         .filter(|(_, shown)| !shown.here())
-        .map(|(package, _)| package)
+        .map(|(package, _)| *package)
         .collect();
     if missing.is_empty() {
         return Ok(());
@@ -57,7 +80,7 @@ fn packages() -> Result<()> {
         rustix::process::geteuid().is_root() && process::exists("apt-get"),
         "this machine lacks packages; install them as root: apt-get install {list}"
     );
-    eprintln!("test: installing {list}");
+    eprintln!("installing {list}");
     let apt = |args: &[&str]| {
         let mut apt = Command::new("apt-get");
         apt.env("DEBIAN_FRONTEND", "noninteractive").args(args);
