@@ -61,6 +61,27 @@ where
         })
     }
 
+    /// Attaches to a ring that was in use before, with no request in flight: goes on at the producer indices found in it.
+    ///
+    /// # Errors
+    ///
+    /// [`RingBroken`] where a request is still unanswered (or the indices make no sense), or no slot fits in the memory.
+    pub fn attach(memory: M) -> Result<Self, RingBroken> {
+        let ring = Slots::new(memory).ok_or(RingBroken { prod: 0, cons: 0 })?;
+        let prod = protocol::seen(ring.index(Index::ReqProd));
+        let cons = protocol::seen(ring.index(Index::RspProd));
+        if prod != cons {
+            return Err(RingBroken { prod, cons });
+        }
+        Ok(Self {
+            ring,
+            req_prod_pvt: prod,
+            req_prod: prod,
+            rsp_cons: cons,
+            rsp_prod: cons,
+        })
+    }
+
     /// How many slots the ring has.
     #[must_use]
     pub fn slots(&self) -> u32 {
