@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
@@ -180,15 +180,15 @@ fn on(host: Host, guests: &[Guest], args: &DemoArgs) -> Result<Vec<Result<String
     let mut runs = Vec::new();
     for (index, (guest, disk)) in guests.iter().zip(&disks).enumerate() {
         let name = format!("{} on {}", guest.name(), host.name());
+        if !place.is_free() {
+            runs.push(Err(anyhow!("{name} was not run: the lab was lost before")));
+            continue;
+        }
         let log =
             workspace::lab("logs")?.join(format!("demo-{}-{}.log", host.name(), guest.name()));
         let script = script(&place, *guest, place.disk(index, disk), args)?;
         let run = run(&mut place, &name, &script, &log, args);
-        let lost = run.is_err();
         runs.push(run.map_err(|error| shown(error, &name, &log)));
-        if lost && host != Host::Native {
-            break;
-        }
     }
     // The disks are whole only when the lab is off.
     let off = place.leave();

@@ -128,6 +128,7 @@ pub(crate) struct Lab {
     console: PathBuf,
     said: PathBuf,
     jobs: u32,
+    busy: bool,
     _sockets: Scratch,
 }
 
@@ -192,6 +193,7 @@ impl Lab {
             console,
             said,
             jobs: 0,
+            busy: false,
             _sockets: scratch,
         };
         lab.wait_ready(deadline)
@@ -208,6 +210,7 @@ impl Lab {
     ) -> Result<Option<u8>> {
         self.jobs += 1;
         let token = format!("{}-{}", std::process::id(), self.jobs);
+        self.busy = true;
         let ctl = self.ctl.get_mut();
         write!(ctl, "job {token} {}\n{script}", script.len()).context("the lab takes no jobs")?;
         let mut splitters = [Stream::Out, Stream::Err].map(|s| (s, Splitter::new(&token)));
@@ -234,11 +237,20 @@ impl Lab {
                 }
             }
         }
+        self.busy = false;
         Ok(codes.first().copied())
     }
 
-    /// Switches the lab off, so that its disks are whole.
+    /// Whether it takes another job: not when it has died, or still runs one that was given up.
+    pub(crate) fn is_free(&self) -> bool {
+        !self.busy
+    }
+
+    /// Switches the lab off, so that its disks are whole; one that is not free is just ended.
     pub(crate) fn off(mut self) -> Result<()> {
+        if !self.is_free() {
+            return Ok(());
+        }
         let _ = writeln!(self.ctl.get_mut(), "off");
         let deadline = Instant::now() + OFF_TIME;
         ensure!(

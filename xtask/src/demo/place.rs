@@ -72,6 +72,14 @@ impl Place {
         }
     }
 
+    /// Whether it takes another script.
+    pub(super) fn is_free(&self) -> bool {
+        match self {
+            Self::Lab(lab) => lab.is_free(),
+            Self::Native => true,
+        }
+    }
+
     /// What the host calls the guest's disk.
     pub(super) fn disk(&self, index: usize, disk: &Disk) -> PathBuf {
         match self {
