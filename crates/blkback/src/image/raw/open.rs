@@ -1,0 +1,186 @@
+//! Opening a raw image: what it is, how large, and whether the page cache can be bypassed.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use crate::image::{Geometry, SECTOR_SIZE};
+
+/// How the host's page cache is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Caching {
+    /// Through the page cache. A flush brings what was written to the medium.
+    #[default]
+    Buffered,
+    /// Past the page cache (`O_DIRECT`) where that works for single 512-byte sectors here; else as `Buffered`.
+    DirectIfPossible,
+    /// Past the page cache, or not at all.
+    Direct,
+}
+
+/// How to open a raw image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawOptions {
+    /// Open for reading only.
+    pub read_only: bool,
+    /// Use of the page cache.
+    pub caching: Caching,
+    /// How many requests go to the kernel at once. More may be queued; they wait. At least 1; rounded up to a power of two.
+    pub queue_depth: u16,
+}
+
+impl Default for RawOptions {
+    /// Writable, buffered, 128 at once.
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            caching: Caching::Buffered,
+            queue_depth: 128,
+        }
+    }
+}
+
+/// Why a raw image cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// It does not exist, or may not be opened so.
+    #[error("cannot open disk image {path:?}")]
+    Open {
+        /// The image.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// It is a directory, a pipe or the like.
+    #[error("disk image {path:?} is neither a file nor a block device")]
+    NoDisk {
+        /// The image.
+        path: PathBuf,
+    },
+    /// It is too small, or its last sector is not whole.
+    #[error("disk image {path:?} has {len} bytes, but must have a multiple of 512, and not 0")]
+    Length {
+        /// The image.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// `O_DIRECT` was demanded and does not work for 512-byte sectors here.
+    #[error("disk image {path:?} cannot be used past the page cache (O_DIRECT) in sectors of 512 bytes")]
+    Direct {
+        /// The image.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// The kernel has no io_uring for us: too old, switched off (`kernel.io_uring_disabled`) or forbidden by a seccomp filter.
+    #[error("io_uring is not available on this host")]
+    Uring {
+        /// What the host said.
+        source: io::Error,
+    },
+}
+
+pub(super) struct Opened {
+    pub(super) file: File,
+    pub(super) geometry: Geometry,
+    pub(super) direct: bool,
+}
+
+pub(super) fn open(path: &Path, options: &RawOptions) -> Result<Opened, OpenError> {
+    let failed = |source| OpenError::Open {
+        path: path.to_owned(),
+        source,
+    };
+    // Without O_NONBLOCK, opening a pipe would hang before it could be seen to be one.
+    let file = open_with(path, options, OFlags::NONBLOCK).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    let block_device = metadata.file_type().is_block_device();
+    if !block_device && !metadata.is_file() {
+        return Err(OpenError::NoDisk {
+            path: path.to_owned(),
+        });
+    }
+    // A device's metadata does not know its size; seeking does, for both.
+    let len = (&file).seek(SeekFrom::End(0)).map_err(failed)?;
+    if len == 0 || !len.is_multiple_of(SECTOR_SIZE) {
+        return Err(OpenError::Length {
+            path: path.to_owned(),
+            len,
+        });
+    }
+    drop(file);
+    let (file, direct) = with_caching(path, options)?;
+    let physical = if block_device {
+        rustix::fs::ioctl_blkpbszget(&file).unwrap_or(512)
+    } else {
+        // A file is written by blocks of its file system.
+        u32::try_from(metadata.blksize()).unwrap_or(512).min(4096)
+    };
+    Ok(Opened {
+        geometry: Geometry {
+            sectors: len / SECTOR_SIZE,
+            physical_sector_size: if physical.is_power_of_two() {
+                physical.max(512)
+            } else {
+                512
+            },
+            read_only: options.read_only,
+            discard: !options.read_only,
+        },
+        file,
+        direct,
+    })
+}
+
+/// Opens as the caching asks, and tries whether it works.
+fn with_caching(path: &Path, options: &RawOptions) -> Result<(File, bool), OpenError> {
+    if options.caching != Caching::Buffered {
+        let direct = open_with(path, options, OFlags::DIRECT).and_then(|file| {
+            try_one_sector(&file)?;
+            Ok(file)
+        });
+        match direct {
+            Ok(file) => return Ok((file, true)),
+            Err(source) if options.caching == Caching::Direct => {
+                return Err(OpenError::Direct {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+            Err(error) => tracing::info!(?path, %error, "O_DIRECT does not work; using the page cache"),
+        }
+    }
+    let file = open_with(path, options, OFlags::empty()).map_err(|source| OpenError::Open {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok((file, false))
+}
+
+fn open_with(path: &Path, options: &RawOptions, flags: OFlags) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(!options.read_only)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+}
+
+/// Reads one sector to an address aligned to a sector and no more, which is the least that a guest may ask for.
+///
+/// File systems and devices differ in what they demand of `O_DIRECT`, and only some tell; a try tells always.
+fn try_one_sector(file: &File) -> io::Result<()> {
+    const SECTOR: usize = 512;
+    let mut buffer = [0; 4 * SECTOR];
+    let misaligned = buffer.as_ptr().addr() % (2 * SECTOR);
+    // An odd multiple of a sector: aligned to 512, not to 1024.
+    let start = (3 * SECTOR - misaligned) % (2 * SECTOR);
+    let sector = buffer
+        .get_mut(start..start + SECTOR)
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    file.read_exact_at(sector, 0)
+}
