@@ -1,6 +1,7 @@
 //! The client's side: what backends, toolstacks and tests ask of a xenstore, wherever it runs.
 
 mod ext;
+mod local;
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use cantle_abi::Errno;
 use cantle_abi::io::xs_wire::XsType;
 
 pub use ext::{ClientExt, TRANSACT_TRIES};
+pub use local::LocalClient;
 
 /// A transaction's number, within one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,6 +5,8 @@
 
 mod backend;
 mod front_keys;
+#[cfg(feature = "test-utils")]
+mod frontend;
 pub mod toolstack;
 
 use cantle_abi::DomId;
@@ -12,6 +14,8 @@ use cantle_abi::DomId;
 pub use backend::{Backend, Device, DeviceError, Keys, Phase};
 pub use cantle_abi::io::xenbus::XenbusState;
 pub use front_keys::FrontKeys;
+#[cfg(feature = "test-utils")]
+pub use frontend::Frontend;
 
 /// Which device: its kind, its number, and the two domains at its ends. It knows the device's paths.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

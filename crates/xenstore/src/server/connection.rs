@@ -1,0 +1,67 @@
+//! One connection's state.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cantle_abi::DomId;
+
+use super::outbox::Outbox;
+use super::watches::{Watch, WatchKey};
+use crate::store::{Actor, Transaction};
+use crate::wire::{HEADER_SIZE, Message, TooLong};
+use crate::xenbus::domain_path;
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) actor: Actor,
+    /// Where its relative paths begin.
+    pub(super) home: Arc<str>,
+    pub(super) transactions: HashMap<u32, Transaction>,
+    next_tx: u32,
+    pub(super) watches: HashMap<WatchKey, Arc<Watch>>,
+    pub(super) outbox: Outbox,
+    /// The beginning of a message that is not all there.
+    pub(super) partial: Vec<u8>,
+    /// It is in the server's list of those with something new.
+    pub(super) ready: bool,
+}
+
+impl Connection {
+    pub(super) fn new(domid: DomId, privileged: bool) -> Self {
+        Self {
+            actor: Actor { domid, privileged },
+            home: domain_path(domid).into(),
+            transactions: HashMap::new(),
+            next_tx: 1,
+            watches: HashMap::new(),
+            outbox: Outbox::default(),
+            partial: Vec::new(),
+            ready: false,
+        }
+    }
+
+    /// Adds what is missing of the message that has begun; returns what is left of `bytes`.
+    pub(super) fn complete<'b>(&mut self, bytes: &'b [u8]) -> Result<&'b [u8], TooLong> {
+        let mut rest = bytes;
+        // First up to the whole header, then up to the whole message.
+        for _ in 0..2 {
+            let whole = Message::length(&self.partial)?.unwrap_or(HEADER_SIZE);
+            let missing = whole.saturating_sub(self.partial.len());
+            let (more, after) = rest.split_at(missing.min(rest.len()));
+            self.partial.extend_from_slice(more);
+            rest = after;
+        }
+        Ok(rest)
+    }
+
+    /// A number for a new transaction: not 0, and not one that is open.
+    pub(super) fn new_tx(&mut self) -> u32 {
+        loop {
+            let tx = self.next_tx;
+            self.next_tx = self.next_tx.wrapping_add(1);
+            if tx != 0 && !self.transactions.contains_key(&tx) {
+                return tx;
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The domains: which are known, what each uses, and what happens when one comes or goes.
+
+use std::sync::Arc;
+
+use cantle_abi::{DomId, Errno};
+
+use super::{ConnId, Server};
+use crate::store::{Actor, Change};
+use crate::{Access, Perms};
+
+/// What a domain uses besides nodes. It dies with the domain's introduction, or with its last connection.
+#[derive(Debug, Default)]
+pub(super) struct Domain {
+    pub(super) introduced: bool,
+    pub(super) watches: u32,
+    pub(super) transactions: u32,
+}
+
+/// The two names that are watched and are no nodes.
+pub(super) const INTRODUCE_DOMAIN: &str = "@introduceDomain";
+/// See [`INTRODUCE_DOMAIN`].
+pub(super) const RELEASE_DOMAIN: &str = "@releaseDomain";
+
+/// Who may learn of domains that come and go.
+#[derive(Debug)]
+pub(super) struct SpecialPerms {
+    introduce: Arc<Perms>,
+    release: Arc<Perms>,
+}
+
+impl Default for SpecialPerms {
+    fn default() -> Self {
+        let private = Arc::new(Perms::new(DomId::DOM0, Access::None));
+        Self {
+            introduce: Arc::clone(&private),
+            release: private,
+        }
+    }
+}
+
+impl SpecialPerms {
+    pub(super) fn get(&self, name: &str) -> Option<&Arc<Perms>> {
+        match name {
+            INTRODUCE_DOMAIN => Some(&self.introduce),
+            RELEASE_DOMAIN => Some(&self.release),
+            _ => None,
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Arc<Perms>> {
+        match name {
+            INTRODUCE_DOMAIN => Some(&mut self.introduce),
+            RELEASE_DOMAIN => Some(&mut self.release),
+            _ => None,
+        }
+    }
+
+    fn forget(&mut self, dead: DomId) {
+        for perms in [&mut self.introduce, &mut self.release] {
+            let perms = Arc::make_mut(perms);
+            perms.listed.retain(|(listed, _)| *listed != dead);
+            if perms.owner == dead {
+                *perms = Perms::new(DomId::DOM0, Access::None);
+            }
+        }
+    }
+}
+
+impl Server {
+    /// Makes a domain known, and tells those who watch `@introduceDomain`; whether it was new.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a number that is no domain's.
+    pub fn introduce(&mut self, domid: DomId) -> Result<bool, Errno> {
+        if !domid.is_real() {
+            return Err(Errno::EINVAL);
+        }
+        if core::mem::replace(&mut self.usage(domid).introduced, true) {
+            return Ok(false);
+        }
+        self.fire_special(INTRODUCE_DOMAIN);
+        Ok(true)
+    }
+
+    /// A domain is gone: its connections end, its nodes and all mention of it go, its quotas are free again, and those who
+    /// watch `@releaseDomain` are told. The next domain of that number begins with nothing.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` for a domain that is not known; `EINVAL` for domain 0.
+    pub fn release(&mut self, domid: DomId) -> Result<(), Errno> {
+        if domid == DomId::DOM0 {
+            return Err(Errno::EINVAL);
+        }
+        if !self.is_introduced(domid) {
+            return Err(Errno::ENOENT);
+        }
+        let ended: Vec<ConnId> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.actor.domid == domid)
+            .map(|(conn, _)| *conn)
+            .collect();
+        for conn in ended {
+            self.disconnect(conn);
+        }
+        self.domains.remove(&domid);
+        self.special.forget(domid);
+        for connection in self.connections.values_mut() {
+            for tx in connection.transactions.values_mut() {
+                tx.forget(domid);
+            }
+        }
+        for change in self.store.forget(domid) {
+            self.fire(&change);
+        }
+        self.fire_special(RELEASE_DOMAIN);
+        Ok(())
+    }
+
+    /// Whether a domain is known.
+    #[must_use]
+    pub fn is_introduced(&self, domid: DomId) -> bool {
+        self.domains
+            .get(&domid)
+            .is_some_and(|domain| domain.introduced)
+    }
+
+    pub(super) fn usage(&mut self, domid: DomId) -> &mut Domain {
+        self.domains.entry(domid).or_default()
+    }
+
+    /// Drops the account of a domain that is neither known nor uses anything.
+    pub(super) fn tidy(&mut self, domid: DomId) {
+        if self.domains.get(&domid).is_some_and(|domain| {
+            !domain.introduced && domain.watches == 0 && domain.transactions == 0
+        }) {
+            self.domains.remove(&domid);
+        }
+    }
+
+    /// Queues a change's events: those of the watches on the path and above, and where a subtree went, those of the
+    /// watches on exactly the nodes that were in it.
+    pub(super) fn fire(&mut self, change: &Change) {
+        if self.watches.is_empty() {
+            return;
+        }
+        let mut hits: Vec<_> = self
+            .watches
+            .covering(&change.path)
+            .filter(|watch| {
+                visible(&self.connections, watch.conn, |actor| {
+                    change.visible_to(actor)
+                })
+            })
+            .map(|watch| (Arc::clone(watch), Arc::clone(&change.path)))
+            .collect();
+        if let Some(top) = &change.removed {
+            for (path, node) in crate::store::walk(top, &change.path).skip(1) {
+                let exact = self.watches.at(&path);
+                if exact.is_empty() {
+                    continue;
+                }
+                let path: Arc<str> = path.into();
+                hits.extend(
+                    exact
+                        .iter()
+                        .filter(|watch| {
+                            visible(&self.connections, watch.conn, |actor| {
+                                actor.may_read(&node.perms)
+                            })
+                        })
+                        .map(|watch| (Arc::clone(watch), Arc::clone(&path))),
+                );
+            }
+        }
+        self.queue(hits);
+    }
+
+    fn fire_special(&mut self, name: &str) {
+        let Some(perms) = self.special.get(name).map(Arc::clone) else {
+            return;
+        };
+        let name: Arc<str> = name.into();
+        let hits = self
+            .watches
+            .at(&name)
+            .iter()
+            .filter(|watch| {
+                visible(&self.connections, watch.conn, |actor| {
+                    actor.may_read(&perms)
+                })
+            })
+            .map(|watch| (Arc::clone(watch), Arc::clone(&name)))
+            .collect();
+        self.queue(hits);
+    }
+
+    fn queue(&mut self, hits: Vec<(Arc<super::watches::Watch>, Arc<str>)>) {
+        for (watch, path) in hits {
+            if let Some(connection) = self.connections.get_mut(&watch.conn)
+                && connection
+                    .outbox
+                    .event(&watch, &path, self.limits.event_bytes)
+            {
+                self.mark_ready(watch.conn);
+            }
+        }
+    }
+}
+
+fn visible(
+    connections: &std::collections::HashMap<ConnId, super::Connection>,
+    conn: ConnId,
+    may: impl FnOnce(Actor) -> bool,
+) -> bool {
+    connections
+        .get(&conn)
+        .is_some_and(|connection| may(connection.actor))
+}

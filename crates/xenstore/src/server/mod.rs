@@ -1,0 +1,298 @@
+//! The server: the protocol as a state machine, without I/O, threads or clock.
+//!
+//! Bytes of a connection go in by [`Server::feed`], bytes for it are found by [`Server::output`]; which connections have
+//! something new is told by [`Server::take_ready`]. A client in the same process needs no bytes: [`Server::request`] and
+//! [`Server::take_event`]. Whoever owns a server decides how bytes travel and when it runs; see
+//! [`transport`](crate::transport) and [`Shared`](crate::Shared).
+
+mod connection;
+mod control;
+mod domains;
+mod outbox;
+mod requests;
+mod watches;
+
+use std::collections::{HashMap, VecDeque};
+
+use cantle_abi::io::xs_wire::{XS_ERROR, XsType};
+use cantle_abi::{DomId, Errno, Gfn, Port};
+
+use crate::client::{TxId, WatchEvent};
+use crate::limits::Limits;
+use crate::store::Store;
+use crate::wire::{self, Message, TooLong};
+use connection::Connection;
+use domains::{Domain, SpecialPerms};
+use requests::Reply;
+use watches::WatchIndex;
+
+/// A connection's number. No number is used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId(u64);
+
+/// What a privileged client asked for that the server cannot do itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// `XS_INTRODUCE`: the domain's xenstore page is at this frame, and it listens at this port.
+    Introduced {
+        /// The domain.
+        domid: DomId,
+        /// The page.
+        gfn: Gfn,
+        /// The domain's port.
+        port: Port,
+    },
+    /// `XS_RELEASE`: the domain is gone, and so are its connections.
+    Released {
+        /// The domain.
+        domid: DomId,
+    },
+}
+
+/// Why a connection can be used no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Closed {
+    /// There is no such connection, or not any more.
+    #[error("no such connection")]
+    Unknown,
+    /// It broke the protocol, and was closed for it.
+    #[error(transparent)]
+    Protocol(#[from] TooLong),
+}
+
+/// A xenstore.
+///
+/// No call does more than its input makes necessary: a request costs what it names (and a removal what it removes),
+/// and what a client does not read is bounded by [`Limits`].
+#[derive(Debug)]
+pub struct Server {
+    store: Store,
+    limits: Limits,
+    domains: HashMap<DomId, Domain>,
+    connections: HashMap<ConnId, Connection>,
+    watches: WatchIndex,
+    special: SpecialPerms,
+    ready: Vec<ConnId>,
+    actions: VecDeque<Action>,
+    next_conn: u64,
+    next_watch: u64,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Server {
+    /// A store with nothing in it but the usual directories, and the default [`Limits`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_limits(Limits::DEFAULT)
+    }
+
+    /// A store with limits of one's own.
+    #[must_use]
+    pub fn with_limits(limits: Limits) -> Self {
+        Self {
+            store: Store::new(),
+            limits,
+            domains: HashMap::new(),
+            connections: HashMap::new(),
+            watches: WatchIndex::default(),
+            special: SpecialPerms::default(),
+            ready: Vec::new(),
+            actions: VecDeque::new(),
+            next_conn: 1,
+            next_watch: 1,
+        }
+    }
+
+    /// A new connection of a domain. A privileged one is bound by no permission and no quota.
+    pub fn connect(&mut self, domid: DomId, privileged: bool) -> ConnId {
+        let id = ConnId(self.next_conn);
+        self.next_conn += 1;
+        self.connections
+            .insert(id, Connection::new(domid, privileged));
+        id
+    }
+
+    /// Ends a connection: its transactions are aborted, its watches dropped. Ending it twice is harmless.
+    pub fn disconnect(&mut self, conn: ConnId) {
+        self.drop_watches(conn);
+        if let Some(connection) = self.connections.remove(&conn) {
+            let open = connection.transactions.len();
+            self.usage(connection.actor.domid).transactions -= u32::try_from(open).unwrap_or(0);
+            self.tidy(connection.actor.domid);
+        }
+    }
+
+    /// Whether a connection exists still.
+    #[must_use]
+    pub fn is_connected(&self, conn: ConnId) -> bool {
+        self.connections.contains_key(&conn)
+    }
+
+    /// Takes bytes from a connection and handles the messages that they complete. Returns how many bytes were taken:
+    /// fewer than all only where the client leaves too many replies unread; the rest is to be fed again when it has read some.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`]: a message too long to be one ends the connection, and only this one.
+    pub fn feed(&mut self, conn: ConnId, bytes: &[u8]) -> Result<usize, Closed> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let connection = self.connections.get_mut(&conn).ok_or(Closed::Unknown)?;
+            if connection.outbox.reply_bytes() > self.limits.reply_bytes {
+                break;
+            }
+            if connection.partial.is_empty() {
+                match Message::parse(rest) {
+                    Ok(Some((message, after))) => {
+                        self.handle(conn, &message);
+                        rest = after;
+                    }
+                    Ok(None) => {
+                        connection.partial.extend_from_slice(rest);
+                        rest = &[];
+                    }
+                    Err(error) => return Err(self.close_for(conn, error)),
+                }
+                continue;
+            }
+            rest = match connection.complete(rest) {
+                Ok(rest) => rest,
+                Err(error) => return Err(self.close_for(conn, error)),
+            };
+            // Taken out for as long as it is handled, then put back for its memory.
+            let mut whole = core::mem::take(&mut connection.partial);
+            match Message::parse(&whole) {
+                Ok(Some((message, _))) => {
+                    self.handle(conn, &message);
+                    whole.clear();
+                }
+                Ok(None) => {}
+                Err(error) => return Err(self.close_for(conn, error)),
+            }
+            if let Some(connection) = self.connections.get_mut(&conn) {
+                connection.partial = whole;
+            }
+        }
+        Ok(bytes.len() - rest.len())
+    }
+
+    /// The bytes to be sent next on a connection, at least `wanted` where so many wait; empty for one that does not exist.
+    pub fn output(&mut self, conn: ConnId, wanted: usize) -> &[u8] {
+        self.connections
+            .get_mut(&conn)
+            .map_or(&[], |connection| connection.outbox.bytes(wanted))
+    }
+
+    /// `len` bytes of the output have been sent.
+    pub fn consume_output(&mut self, conn: ConnId, len: usize) {
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.outbox.consume(len);
+        }
+    }
+
+    /// Whether anything waits to be sent on a connection.
+    #[must_use]
+    pub fn has_output(&self, conn: ConnId) -> bool {
+        self.connections
+            .get(&conn)
+            .is_some_and(|connection| !connection.outbox.is_empty())
+    }
+
+    /// The connections for which something was queued since the last call.
+    pub fn take_ready(&mut self) -> Vec<ConnId> {
+        for conn in &self.ready {
+            if let Some(connection) = self.connections.get_mut(conn) {
+                connection.ready = false;
+            }
+        }
+        core::mem::take(&mut self.ready)
+    }
+
+    /// The oldest thing to be done for a privileged client.
+    pub fn take_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Handles one request of a client in the same process and returns the reply's payload. Not to be mixed with
+    /// [`feed`](Self::feed) on the same connection.
+    ///
+    /// # Errors
+    ///
+    /// The protocol's error; `EIO` where the connection is gone.
+    pub fn request(
+        &mut self,
+        conn: ConnId,
+        op: XsType,
+        tx: TxId,
+        payload: &[u8],
+    ) -> Result<Vec<u8>, Errno> {
+        let reply = self.execute(conn, op, tx, payload)?;
+        let bytes = reply.bytes().to_vec();
+        self.after(conn, reply);
+        Ok(bytes)
+    }
+
+    /// The oldest watch event of a client in the same process.
+    pub fn take_event(&mut self, conn: ConnId) -> Option<WatchEvent> {
+        self.connections.get_mut(&conn)?.outbox.take_event()
+    }
+
+    fn handle(&mut self, conn: ConnId, message: &Message<'_>) {
+        let header = &message.header;
+        let result = self.execute(conn, header.kind, TxId(header.tx_id), message.payload);
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return;
+        };
+        match result {
+            Ok(reply) => {
+                connection
+                    .outbox
+                    .reply(header.kind, header.req_id, header.tx_id, &[reply.bytes()]);
+                self.mark_ready(conn);
+                self.after(conn, reply);
+            }
+            Err(errno) => {
+                let text = wire::error_text(errno).as_bytes();
+                connection
+                    .outbox
+                    .reply(XS_ERROR, header.req_id, header.tx_id, &[text, b"\0"]);
+                self.mark_ready(conn);
+            }
+        }
+    }
+
+    /// What happens when the reply is on its way: a new watch's first event comes after its acknowledgement.
+    fn after(&mut self, conn: ConnId, reply: Reply) {
+        if let Reply::Watching(watch) = reply
+            && let Some(connection) = self.connections.get_mut(&conn)
+        {
+            let path = std::sync::Arc::clone(&watch.path);
+            connection
+                .outbox
+                .event(&watch, &path, self.limits.event_bytes);
+            self.mark_ready(conn);
+        }
+    }
+
+    fn mark_ready(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connections.get_mut(&conn)
+            && !core::mem::replace(&mut connection.ready, true)
+        {
+            self.ready.push(conn);
+        }
+    }
+
+    fn close_for(&mut self, conn: ConnId, error: TooLong) -> Closed {
+        if let Some(connection) = self.connections.get(&conn) {
+            tracing::warn!(domid = %connection.actor.domid, %error, "connection closed");
+        }
+        self.disconnect(conn);
+        Closed::Protocol(error)
+    }
+}

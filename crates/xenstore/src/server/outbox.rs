@@ -1,0 +1,161 @@
+//! What waits to be sent on one connection: replies and watch events, in order, and never without bound.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use cantle_abi::io::xs_wire::{XS_WATCH_EVENT, XsType};
+
+use super::watches::Watch;
+use crate::client::WatchEvent;
+use crate::wire::{self, HEADER_SIZE};
+
+/// How many sent bytes are kept before they are moved out of the way.
+const STAGED_PREFIX_MAX: usize = 16 * 1024;
+
+#[derive(Debug)]
+enum Entry {
+    /// The next so many bytes of `replies`.
+    Replies(usize),
+    Event(Arc<Watch>, Arc<str>),
+}
+
+/// Replies and events that have not been sent.
+///
+/// An event that waits already is not queued again: when the client has it, it looks, and sees the newest. Beyond a limit
+/// events are condensed to one for each watch. So what waits is bounded by the limit and the client's own watches,
+/// whoever writes and however often; and no change goes unannounced.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    order: VecDeque<Entry>,
+    replies: VecDeque<u8>,
+    waiting: HashSet<(u64, Arc<str>)>,
+    event_bytes: usize,
+    /// Bytes on their way out.
+    staged: Vec<u8>,
+    sent: usize,
+}
+
+impl Outbox {
+    pub(super) fn is_empty(&self) -> bool {
+        self.order.is_empty() && self.staged.len() == self.sent
+    }
+
+    /// Bytes of replies that wait.
+    pub(super) fn reply_bytes(&self) -> usize {
+        self.replies.len() + (self.staged.len() - self.sent)
+    }
+
+    /// Queues a reply, which fits in a message.
+    pub(super) fn reply(&mut self, kind: XsType, req_id: u32, tx_id: u32, parts: &[&[u8]]) {
+        if self.order.is_empty() {
+            if self.sent > STAGED_PREFIX_MAX {
+                self.staged.drain(..self.sent);
+                self.sent = 0;
+            }
+            let fits = wire::emit(&mut self.staged, kind, req_id, tx_id, parts);
+            debug_assert_eq!(fits, Ok(()), "replies are cut to size where they are made");
+            return;
+        }
+        let mut bytes = Vec::new();
+        let fits = wire::emit(&mut bytes, kind, req_id, tx_id, parts);
+        debug_assert_eq!(fits, Ok(()), "replies are cut to size where they are made");
+        match self.order.back_mut() {
+            Some(Entry::Replies(len)) => *len += bytes.len(),
+            _ => self.order.push_back(Entry::Replies(bytes.len())),
+        }
+        self.replies.extend(bytes);
+    }
+
+    /// Queues an event of a watch, unless the same one waits; whether it was queued.
+    pub(super) fn event(&mut self, watch: &Arc<Watch>, path: &Arc<str>, limit: usize) -> bool {
+        let whole = (watch.id, Arc::clone(&watch.path));
+        let crowded = self.event_bytes + event_size(watch, path) > limit;
+        let (path, key) = if crowded {
+            (&watch.path, whole)
+        } else {
+            (path, (watch.id, Arc::clone(path)))
+        };
+        if !self.waiting.insert(key) {
+            return false;
+        }
+        self.event_bytes += event_size(watch, path);
+        self.order
+            .push_back(Entry::Event(Arc::clone(watch), Arc::clone(path)));
+        true
+    }
+
+    fn forget(&mut self, watch: &Watch, path: &Arc<str>) {
+        self.waiting.remove(&(watch.id, Arc::clone(path)));
+        self.event_bytes = self.event_bytes.saturating_sub(event_size(watch, path));
+    }
+
+    /// The next event of a client that gets its replies otherwise.
+    pub(super) fn take_event(&mut self) -> Option<WatchEvent> {
+        while let Some(entry) = self.order.pop_front() {
+            if let Entry::Event(watch, path) = entry {
+                self.forget(&watch, &path);
+                return Some(WatchEvent {
+                    path: watch.shown(&path).to_owned(),
+                    token: String::from_utf8_lossy(&watch.token).into_owned(),
+                });
+            }
+        }
+        None
+    }
+
+    /// Drops the events of a watch that is no more.
+    pub(super) fn purge(&mut self, watch: &Watch) {
+        let mut order = core::mem::take(&mut self.order);
+        order.retain(|entry| match entry {
+            Entry::Event(other, path) if other.id == watch.id => {
+                self.forget(watch, path);
+                false
+            }
+            _ => true,
+        });
+        self.order = order;
+    }
+
+    /// The bytes to be sent next, at least `wanted` of them where there are so many. What has been shown here stays: only
+    /// what has not is still condensed.
+    pub(super) fn bytes(&mut self, wanted: usize) -> &[u8] {
+        if self.staged.len() - self.sent < wanted && !self.order.is_empty() {
+            self.staged.drain(..self.sent);
+            self.sent = 0;
+            while self.staged.len() < wanted {
+                let Some(entry) = self.order.pop_front() else {
+                    break;
+                };
+                match entry {
+                    Entry::Replies(len) => self.staged.extend(self.replies.drain(..len)),
+                    Entry::Event(watch, path) => {
+                        self.forget(&watch, &path);
+                        self.stage_event(&watch, &path);
+                    }
+                }
+            }
+        }
+        self.staged.get(self.sent..).unwrap_or_default()
+    }
+
+    fn stage_event(&mut self, watch: &Watch, path: &str) {
+        let parts = [watch.shown(path).as_bytes(), b"\0", &watch.token, b"\0"];
+        // The token's length was limited when the watch was set, so that every event fits (XSA-324).
+        if wire::emit(&mut self.staged, XS_WATCH_EVENT, 0, 0, &parts).is_err() {
+            tracing::error!(path, "a watch event does not fit in a message");
+        }
+    }
+
+    /// `len` of the bytes have been sent.
+    pub(super) fn consume(&mut self, len: usize) {
+        self.sent = (self.sent + len).min(self.staged.len());
+        if self.sent == self.staged.len() {
+            self.staged.clear();
+            self.sent = 0;
+        }
+    }
+}
+
+fn event_size(watch: &Watch, path: &str) -> usize {
+    HEADER_SIZE + path.len() + watch.token.len() + 2
+}

@@ -1,0 +1,212 @@
+//! Nodes, and the tree of them: immutable where it is shared, changed in place where it is not.
+
+use std::sync::Arc;
+
+use crate::Perms;
+use crate::path::components;
+
+/// A node. Its subtree is shared by every tree that has it unchanged.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) name: Arc<str>,
+    pub(crate) value: Arc<[u8]>,
+    pub(crate) perms: Arc<Perms>,
+    /// Grows with each change of the node or of its list of children.
+    pub(crate) generation: u64,
+    pub(crate) children: Children,
+}
+
+impl Node {
+    pub(crate) fn new(name: &str, perms: Arc<Perms>, generation: u64) -> Self {
+        Self {
+            name: name.into(),
+            value: Arc::default(),
+            perms,
+            generation,
+            children: Children::default(),
+        }
+    }
+}
+
+impl Drop for Node {
+    /// Drops the subtree without recursion: a guest decides how deep it is.
+    fn drop(&mut self) {
+        let mut doomed = core::mem::take(&mut self.children.0);
+        while let Some(child) = doomed.pop() {
+            if let Some(mut child) = Arc::into_inner(child) {
+                doomed.append(&mut child.children.0);
+            }
+        }
+    }
+}
+
+/// A node's children, ordered by name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Children(Vec<Arc<Node>>);
+
+impl Children {
+    /// From a list that is in order.
+    pub(crate) fn from_sorted(list: Vec<Arc<Node>>) -> Self {
+        Self(list)
+    }
+
+    fn position(&self, name: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|child| (*child.name).cmp(name))
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Node>> {
+        self.0.get(self.position(name).ok()?)
+    }
+
+    /// The child, made this tree's own where it was shared.
+    fn get_mut(&mut self, name: &str) -> Option<&mut Node> {
+        let at = self.position(name).ok()?;
+        self.0.get_mut(at).map(Arc::make_mut)
+    }
+
+    /// The child of that name, made by `make` where there is none.
+    fn get_or_insert(&mut self, name: &str, make: impl FnOnce() -> Node) -> Option<&mut Node> {
+        let at = self.position(name).unwrap_or_else(|at| {
+            self.0.insert(at, Arc::new(make()));
+            at
+        });
+        self.0.get_mut(at).map(Arc::make_mut)
+    }
+
+    fn remove(&mut self, name: &str) -> Option<Arc<Node>> {
+        let at = self.position(name).ok()?;
+        Some(self.0.remove(at))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.0.iter()
+    }
+
+    pub(crate) fn at(&self, index: usize) -> Option<&Arc<Node>> {
+        self.0.get(index)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether both lists have the same names.
+    pub(crate) fn same_names(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.iter().zip(other.iter()).all(|(a, b)| a.name == b.name)
+    }
+}
+
+/// A whole tree. Cloning it is a snapshot, in constant time.
+#[derive(Clone, Debug)]
+pub(crate) struct Tree {
+    root: Arc<Node>,
+}
+
+/// What is at a path.
+pub(crate) enum Found<'a> {
+    /// The node.
+    Node(&'a Arc<Node>),
+    /// Nothing; its nearest ancestor that exists, and how many nodes would have to be made.
+    Missing {
+        nearest: &'a Arc<Node>,
+        missing: usize,
+    },
+}
+
+impl Tree {
+    pub(crate) fn new(root: Arc<Node>) -> Self {
+        Self { root }
+    }
+
+    pub(crate) fn root(&self) -> &Arc<Node> {
+        &self.root
+    }
+
+    pub(crate) fn find(&self, path: &str) -> Found<'_> {
+        let mut nearest = &self.root;
+        let mut names = components(path);
+        while let Some(name) = names.next() {
+            match nearest.children.get(name) {
+                Some(child) => nearest = child,
+                None => {
+                    let missing = 1 + names.count();
+                    return Found::Missing { nearest, missing };
+                }
+            }
+        }
+        Found::Node(nearest)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Option<&Arc<Node>> {
+        match self.find(path) {
+            Found::Node(node) => Some(node),
+            Found::Missing { .. } => None,
+        }
+    }
+
+    /// The node, made this tree's own together with its ancestors.
+    pub(crate) fn get_mut(&mut self, path: &str) -> Option<&mut Node> {
+        self.get(path)?;
+        let mut node = Arc::make_mut(&mut self.root);
+        for name in components(path) {
+            node = node.children.get_mut(name)?;
+        }
+        Some(node)
+    }
+
+    /// Makes the node and its missing ancestors, all with `perms` and `generation`; returns the node.
+    pub(crate) fn create(
+        &mut self,
+        path: &str,
+        perms: &Arc<Perms>,
+        generation: u64,
+    ) -> Option<&mut Node> {
+        let mut node = Arc::make_mut(&mut self.root);
+        for name in components(path) {
+            if node.children.get(name).is_none() {
+                node.generation = generation;
+            }
+            node = node
+                .children
+                .get_or_insert(name, || Node::new(name, Arc::clone(perms), generation))?;
+        }
+        Some(node)
+    }
+
+    /// Takes a node and its subtree out; returns it with its parent's path.
+    pub(crate) fn remove(&mut self, path: &str, generation: u64) -> Option<Arc<Node>> {
+        let (parent, name) = path.rsplit_once('/')?;
+        let parent = self.get_mut(parent)?;
+        let removed = parent.children.remove(name)?;
+        parent.generation = generation;
+        Some(removed)
+    }
+}
+
+/// A node and all below it with their paths, parents first, without recursion.
+pub(crate) fn walk<'a>(
+    top: &'a Arc<Node>,
+    path: &str,
+) -> impl Iterator<Item = (String, &'a Arc<Node>)> {
+    let mut stack = vec![(path.to_owned(), top)];
+    core::iter::from_fn(move || {
+        let (path, node) = stack.pop()?;
+        let base = if path == "/" { "" } else { path.as_str() };
+        let below = node
+            .children
+            .iter()
+            .map(|child| (format!("{base}/{}", child.name), child));
+        stack.extend(below);
+        Some((path, node))
+    })
+}
+
+/// As [`walk`], where the paths do not matter.
+pub(crate) fn nodes(top: &Arc<Node>) -> impl Iterator<Item = &Arc<Node>> {
+    let mut stack = vec![top];
+    core::iter::from_fn(move || {
+        let node = stack.pop()?;
+        stack.extend(node.children.iter());
+        Some(node)
+    })
+}

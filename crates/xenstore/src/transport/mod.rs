@@ -1,0 +1,7 @@
+//! How bytes travel between the server and clients elsewhere.
+
+pub mod ring;
+#[cfg(feature = "test-utils")]
+pub mod ring_client;
+
+pub use ring::{Pumped, Ring, RingFault};
