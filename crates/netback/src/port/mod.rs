@@ -1,0 +1,82 @@
+//! Where packets leave and come in: the far side of a network interface.
+
+mod null;
+#[cfg(feature = "test-utils")]
+mod recorder;
+mod tap;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+pub use null::NullPort;
+#[cfg(feature = "test-utils")]
+pub use recorder::{Recorded, Recorder, RecorderHandle};
+pub use tap::{Tap, TapError};
+
+use crate::{Offload, Offloads, Part, PartMut};
+
+/// The largest frame that a port may give: 64 KiB of segmentation, with an Ethernet header and two VLAN tags.
+pub const FRAME_MAX: usize = 65_536 + 14 + 8;
+
+/// What a back end is connected to: a tap, a switch's port, a recorder. It takes and gives Ethernet frames with their
+/// offload metadata, and never blocks.
+pub trait NetPort: Send {
+    /// Takes a batch of frames, in order, and notes in each what became of it. The memory is free again on return.
+    ///
+    /// A frame that cannot be taken now is lost, as on a wire: nothing is kept back.
+    fn send(&mut self, batch: &mut [Frame<'_>]);
+
+    /// Gives the next frame, scattered over `into` in order; its metadata must be within what [`accept`](Self::accept) allowed.
+    ///
+    /// One at a time, since a frame's length decides which of the guest's pages the next one goes to. The caller batches
+    /// what follows (grant copies, responses, the notification).
+    ///
+    /// # Errors
+    ///
+    /// The port is broken: the caller goes on, and counts it.
+    fn receive(&mut self, into: &mut [PartMut<'_>]) -> io::Result<Received>;
+
+    /// Readable when a frame may be waiting. A back end watches it for changes (edges), and reads until
+    /// [`Received::Nothing`].
+    fn fd(&self) -> BorrowedFd<'_>;
+
+    /// Says what the receiver of this port's frames can do; a port starts with [`Offloads::NONE`].
+    ///
+    /// # Errors
+    ///
+    /// The port cannot do without some of what was left out.
+    fn accept(&mut self, offloads: Offloads) -> io::Result<()>;
+
+    /// Says whether somebody is there to receive (a link light). A port without one does nothing.
+    fn set_link(&mut self, _up: bool) {}
+}
+
+/// A frame on its way to a port.
+#[derive(Debug)]
+pub struct Frame<'a> {
+    /// Where it lies, in order. The first part holds at least the headers up to the transport payload (or the whole frame,
+    /// or its first [`HEADERS_MAX`](crate::headers::HEADERS_MAX) bytes) and can no longer change; the others may be granted pages.
+    pub parts: &'a [Part<'a>],
+    /// How many bytes in all.
+    pub len: usize,
+    /// Its metadata.
+    pub offload: Offload,
+    /// Out: whether the port took it.
+    pub taken: bool,
+}
+
+/// What [`NetPort::receive`] came back with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// A frame of that many bytes.
+    Frame {
+        /// Its length in bytes.
+        len: usize,
+        /// Its metadata.
+        offload: Offload,
+    },
+    /// A frame came that could not be given (too long, or of a kind unknown): it is lost. There may be more.
+    Lost,
+    /// No frame waits.
+    Nothing,
+}

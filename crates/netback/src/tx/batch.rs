@@ -1,0 +1,316 @@
+//! A batch of packets on their way from the guest's pages to the port.
+
+use cantle_abi::DomId;
+use cantle_abi::io::netif::{NETIF_RSP_DROPPED, NETIF_RSP_ERROR, NETIF_RSP_OKAY};
+use cantle_grant::{Access, CopyPiece, GrantMapper, Local, Mapping};
+
+use super::{Fault, Packet, Slot};
+use crate::headers::{self, HEADERS_MAX, IpVersion, Protocol};
+use crate::port::{Frame, NetPort};
+use crate::recycle::recycle;
+use crate::{Checksum, Gso, GsoKind, Offload, Part, checksum};
+
+/// Packets of one batch at most.
+pub(super) const PACKETS_MAX: usize = 64;
+/// Bytes copied in one batch at most: what stays in a core's own cache.
+const ARENA_LEN: usize = 192 * 1024;
+/// From this length on, only a packet's headers are copied, and the rest stays in the guest's pages. Below it a map and an unmap
+/// per page cost more than the copy.
+const MAP_FROM: usize = 8 * 1024;
+
+/// What is known of a packet of the batch.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    slots: (usize, usize),
+    /// Where its copied bytes are in the arena, and how many: the whole packet, or its headers.
+    at: usize,
+    copied: usize,
+    len: u16,
+    csum_blank: bool,
+    data_validated: bool,
+    gso: Option<(GsoKind, u16)>,
+    outcome: Result<Offload, Fault>,
+    taken: bool,
+}
+
+/// Packets gathered, then copied, then sent: each step over all of them. All memory is kept from one batch to the next.
+#[derive(Debug)]
+pub(super) struct Batch {
+    entries: Vec<Entry>,
+    slots: Vec<Slot>,
+    arena: Box<[u8]>,
+    used: usize,
+    copies: Vec<CopyPiece<'static>>,
+    /// How many pieces each entry has in `copies`, in order.
+    mappings: Vec<Mapping>,
+    parts: Vec<Part<'static>>,
+    frames: Vec<Frame<'static>>,
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The port took it.
+    Sent {
+        /// Its length in bytes.
+        len: u16,
+    },
+    /// The port did not take it.
+    Dropped,
+    /// The guest made a mistake.
+    Refused(Fault),
+}
+
+impl Outcome {
+    /// The response's status.
+    pub(super) fn status(self) -> i16 {
+        match self {
+            Self::Sent { .. } => NETIF_RSP_OKAY,
+            Self::Dropped => NETIF_RSP_DROPPED,
+            Self::Refused(_) => NETIF_RSP_ERROR,
+        }
+    }
+}
+
+impl Batch {
+    pub(super) fn new() -> Self {
+        Self {
+            entries: Vec::with_capacity(PACKETS_MAX),
+            slots: Vec::new(),
+            arena: vec![0; ARENA_LEN].into_boxed_slice(),
+            used: 0,
+            copies: Vec::new(),
+            mappings: Vec::new(),
+            parts: Vec::new(),
+            frames: Vec::with_capacity(PACKETS_MAX),
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.entries.clear();
+        self.slots.clear();
+        self.used = 0;
+    }
+
+    /// Whether there may be no room for another packet.
+    pub(super) fn is_full(&self) -> bool {
+        self.entries.len() >= PACKETS_MAX || self.arena.len() - self.used < MAP_FROM
+    }
+
+    /// Adds a packet. The caller has asked [`is_full`](Self::is_full).
+    pub(super) fn push(&mut self, packet: &Packet<'_>) {
+        let first = self.slots.len();
+        self.slots.extend_from_slice(packet.slots);
+        let len = usize::from(packet.len);
+        let copied = if len < MAP_FROM { len } else { HEADERS_MAX };
+        self.entries.push(Entry {
+            slots: (first, self.slots.len()),
+            at: self.used,
+            copied,
+            len: packet.len,
+            csum_blank: packet.csum_blank,
+            data_validated: packet.data_validated,
+            gso: packet.gso,
+            outcome: Ok(Offload::default()),
+            taken: false,
+        });
+        self.used += copied;
+    }
+
+    /// The packets' outcomes, in order.
+    pub(super) fn outcomes(&self) -> impl Iterator<Item = Outcome> + '_ {
+        self.entries.iter().map(|entry| match entry.outcome {
+            Ok(_) if entry.taken => Outcome::Sent { len: entry.len },
+            Ok(_) => Outcome::Dropped,
+            Err(fault) => Outcome::Refused(fault),
+        })
+    }
+
+    /// Takes the packets out of the guest's pages and gives them to the port.
+    pub(super) fn send(
+        &mut self,
+        mapper: &dyn GrantMapper,
+        granter: DomId,
+        port: &mut dyn NetPort,
+    ) {
+        self.copy(mapper, granter);
+        for entry in &mut self.entries {
+            let bytes = self.arena.get_mut(entry.at..entry.at + entry.copied);
+            if entry.outcome.is_ok() {
+                entry.outcome = entry.offload(bytes.unwrap_or_default());
+            }
+        }
+        self.map(mapper, granter);
+        self.give(port);
+    }
+
+    /// Copies what is to be copied: all packets in one call.
+    fn copy(&mut self, mapper: &dyn GrantMapper, granter: DomId) {
+        let mut copies: Vec<CopyPiece<'_>> = recycle(std::mem::take(&mut self.copies));
+        let mut rest = self.arena.get_mut(..self.used).unwrap_or_default();
+        for entry in &self.entries {
+            for (slot, _, len) in entry.copied_parts(&self.slots) {
+                let (into, after) = rest.split_at_mut(len.min(rest.len()));
+                rest = after;
+                copies.push(CopyPiece {
+                    granter,
+                    gref: slot.gref,
+                    offset: slot.offset,
+                    local: Local::Into(into),
+                    status: Ok(()),
+                });
+            }
+        }
+        mapper.copy(&mut copies);
+        let mut statuses = copies.iter().map(|piece| piece.status);
+        for entry in &mut self.entries {
+            // Every piece's status is looked at: a later success does not make an earlier failure good.
+            let pieces = entry.copied_parts(&self.slots).count();
+            let failed = statuses.by_ref().take(pieces).filter_map(Result::err);
+            if let Some(status) = failed.last() {
+                entry.outcome = Err(Fault::Grant(status));
+            }
+        }
+        drop(statuses);
+        self.copies = recycle(copies);
+    }
+
+    /// Maps the pages of what is not copied.
+    fn map(&mut self, mapper: &dyn GrantMapper, granter: DomId) {
+        for entry in &mut self.entries {
+            let before = self.mappings.len();
+            for (slot, _, _) in entry.mapped_parts(&self.slots) {
+                if entry.outcome.is_err() {
+                    break;
+                }
+                match mapper.map(granter, slot.gref, Access::ReadOnly) {
+                    Ok(mapping) => self.mappings.push(mapping),
+                    Err(status) => entry.outcome = Err(Fault::Grant(status)),
+                }
+            }
+            if entry.outcome.is_err() {
+                self.mappings.truncate(before);
+            }
+        }
+    }
+
+    /// Hands the packets to the port in one call, and gives the mappings back.
+    fn give(&mut self, port: &mut dyn NetPort) {
+        let mut parts: Vec<Part<'_>> = recycle(std::mem::take(&mut self.parts));
+        let good = |entry: &&Entry| entry.outcome.is_ok();
+        let mut mappings = self.mappings.iter();
+        for entry in self.entries.iter().filter(good) {
+            let copied = self.arena.get(entry.at..entry.at + entry.copied);
+            parts.push(Part::from(copied.unwrap_or_default()));
+            let mapped = entry.mapped_parts(&self.slots).zip(mappings.by_ref());
+            for ((slot, skip, len), mapping) in mapped {
+                let offset = usize::from(slot.offset) + skip;
+                // A mapping is a page, and the slot was checked to be within one.
+                parts.extend(Part::shared(mapping, offset, len));
+            }
+        }
+        let mut frames: Vec<Frame<'_>> = recycle(std::mem::take(&mut self.frames));
+        let mut rest = parts.as_slice();
+        for entry in self.entries.iter().filter(good) {
+            let count = 1 + entry.mapped_parts(&self.slots).count();
+            let (own, after) = rest.split_at(count.min(rest.len()));
+            rest = after;
+            frames.push(Frame {
+                parts: own,
+                len: usize::from(entry.len),
+                offload: entry.outcome.unwrap_or_default(),
+                taken: false,
+            });
+        }
+        port.send(&mut frames);
+        let taken = frames.iter().map(|frame| frame.taken);
+        let good = |entry: &&mut Entry| entry.outcome.is_ok();
+        for (entry, taken) in self.entries.iter_mut().filter(good).zip(taken) {
+            entry.taken = taken;
+        }
+        self.frames = recycle(frames);
+        self.parts = recycle(parts);
+        self.mappings.clear();
+    }
+}
+
+impl Entry {
+    /// The slots with how much of each is before and within a range of the packet: `(slot, bytes skipped, bytes used)`.
+    fn range<'a>(
+        &self,
+        slots: &'a [Slot],
+        from: usize,
+        to: usize,
+    ) -> impl Iterator<Item = (&'a Slot, usize, usize)> + use<'a> {
+        let own = slots.get(self.slots.0..self.slots.1).unwrap_or_default();
+        let mut at = 0;
+        own.iter().filter_map(move |slot| {
+            let (start, end) = (at, at + usize::from(slot.len));
+            at = end;
+            let (first, last) = (start.max(from), end.min(to));
+            // A part of no bytes is no part: nothing is asked of its page.
+            (first < last).then(|| (slot, first - start, last - first))
+        })
+    }
+
+    fn copied_parts<'a>(
+        &self,
+        slots: &'a [Slot],
+    ) -> impl Iterator<Item = (&'a Slot, usize, usize)> + use<'a> {
+        self.range(slots, 0, self.copied)
+    }
+
+    fn mapped_parts<'a>(
+        &self,
+        slots: &'a [Slot],
+    ) -> impl Iterator<Item = (&'a Slot, usize, usize)> + use<'a> {
+        self.range(slots, self.copied, usize::from(self.len))
+    }
+
+    /// Turns the guest's flags into metadata, by the headers as copied.
+    fn offload(&self, copied: &mut [u8]) -> Result<Offload, Fault> {
+        if !self.csum_blank && self.gso.is_none() {
+            let checksum = if self.data_validated {
+                Checksum::Validated
+            } else {
+                Checksum::Present
+            };
+            return Ok(Offload {
+                checksum,
+                gso: None,
+            });
+        }
+        let found = headers::transport(copied).map_err(|_| Fault::Headers)?;
+        if !self.csum_blank {
+            // A large packet's segments get their sums one by one, so it has to be blank even if the guest forgot to say so.
+            if !checksum::begin(copied, &found, usize::from(self.len)) {
+                return Err(Fault::Headers);
+            }
+        }
+        let gso = match self.gso {
+            None => None,
+            Some((kind, size)) => {
+                let version = match kind {
+                    GsoKind::TcpV4 => IpVersion::V4,
+                    GsoKind::TcpV6 => IpVersion::V6,
+                };
+                if found.version != version || found.protocol != Protocol::Tcp {
+                    return Err(Fault::Headers);
+                }
+                Some(Gso {
+                    kind,
+                    size,
+                    header_len: found.payload,
+                    ecn: found.cwr,
+                })
+            }
+        };
+        Ok(Offload {
+            checksum: Checksum::Blank {
+                start: found.start,
+                offset: found.checksum_offset(),
+            },
+            gso,
+        })
+    }
+}
