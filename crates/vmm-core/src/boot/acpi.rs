@@ -8,7 +8,9 @@
 use acpi_tables::aml::{Name, Package, Path};
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
-use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::madt::{
+    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
+};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
@@ -44,7 +46,10 @@ pub struct SleepPorts {
 
 impl SleepPorts {
     /// Where they are if nobody says otherwise.
-    pub const DEFAULT: Self = Self { control: 0x404, status: 0x405 };
+    pub const DEFAULT: Self = Self {
+        control: 0x404,
+        status: 0x405,
+    };
 
     /// Whether `value`, written to the control port, is the guest's power-off: bit 5 starts, bits 2 to 4 say
     /// [`SLEEP_TYPE_S5`].
@@ -81,7 +86,10 @@ pub struct AcpiConfig {
 /// 4 GiB. The RSDP is at `base` itself.
 #[must_use]
 pub fn build(config: &AcpiConfig, base: u64) -> Vec<u8> {
-    let mut tables = Tables { base, bytes: Bytes(vec![0; Rsdp::len()]) };
+    let mut tables = Tables {
+        base,
+        bytes: Bytes(vec![0; Rsdp::len()]),
+    };
     let dsdt = tables.add(&dsdt(config));
     let fadt = tables.add(&fadt(config, dsdt));
     let madt = tables.add(&madt(config));
@@ -128,8 +136,11 @@ fn dsdt(config: &AcpiConfig) -> Sdt {
     let mut table = Sdt::new(*b"DSDT", 36, 2, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     if config.sleep.is_some() {
         let mut aml = Bytes(Vec::new());
-        Name::new(Path::new("_S5_"), &Package::new(vec![&SLEEP_TYPE_S5, &0u8, &0u8, &0u8]))
-            .to_aml_bytes(&mut aml);
+        Name::new(
+            Path::new("_S5_"),
+            &Package::new(vec![&SLEEP_TYPE_S5, &0u8, &0u8, &0u8]),
+        )
+        .to_aml_bytes(&mut aml);
         table.append_slice(&aml.0);
     }
     table
@@ -145,7 +156,15 @@ fn fadt(config: &AcpiConfig, dsdt: u64) -> impl Aml {
     fadt = fadt.flag(Flags::PwrButton).flag(Flags::SlpButton);
     fadt.iapc_boot_arch = (NO_VGA | NO_CMOS_RTC).into();
     if let Some(ports) = config.sleep {
-        let port = |port: u16| GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port.into());
+        let port = |port: u16| {
+            GAS::new(
+                AddressSpace::SystemIo,
+                8,
+                0,
+                AccessSize::ByteAccess,
+                port.into(),
+            )
+        };
         fadt.sleep_control_reg = port(ports.control);
         fadt.sleep_status_reg = port(ports.status);
     }

@@ -112,8 +112,13 @@ impl Elf {
             }
         }
         check_overlap(&segments)?;
-        let pvh_entry = pvh_entry.map(|entry| check_entry(entry, &segments)).transpose()?;
-        Ok(Self { segments, pvh_entry })
+        let pvh_entry = pvh_entry
+            .map(|entry| check_entry(entry, &segments))
+            .transpose()?;
+        Ok(Self {
+            segments,
+            pvh_entry,
+        })
     }
 
     /// The segments, in the file's order. They do not overlap.
@@ -176,9 +181,11 @@ impl Header {
             return unsupported("program header size", entry_size);
         }
         match usize::try_from(entries) {
-            Ok(program_headers @ 1..=MAX_PROGRAM_HEADERS) => {
-                Ok(Self { wide, table, program_headers })
-            }
+            Ok(program_headers @ 1..=MAX_PROGRAM_HEADERS) => Ok(Self {
+                wide,
+                table,
+                program_headers,
+            }),
             _ => unsupported("number of program headers", entries),
         }
     }
@@ -189,7 +196,11 @@ impl Header {
         let at = self.table.saturating_add(index as u64 * size);
         let bytes = part(file, WHAT, at, size)?;
         let field = |narrow: u64, wide: u64| {
-            if self.wide { read::<8>(bytes, WHAT, wide) } else { read::<4>(bytes, WHAT, narrow) }
+            if self.wide {
+                read::<8>(bytes, WHAT, wide)
+            } else {
+                read::<4>(bytes, WHAT, narrow)
+            }
         };
         let flags = read::<4>(bytes, WHAT, if self.wide { 4 } else { 24 })?;
         Ok(ProgramHeader {
@@ -222,7 +233,11 @@ struct ProgramHeader {
 impl ProgramHeader {
     fn segment(&self, file: &[u8]) -> Result<Segment, ElfError> {
         let bad = |problem| {
-            Err(ElfError::Segment { paddr: self.paddr, size: self.memory_size, problem })
+            Err(ElfError::Segment {
+                paddr: self.paddr,
+                size: self.memory_size,
+                problem,
+            })
         };
         if self.file_size > self.memory_size {
             return bad("is larger in the file than in memory");
@@ -286,7 +301,11 @@ fn phys32_entry(notes: &[u8], align: u64) -> Result<Option<u64>, ElfError> {
             return match desc_size {
                 4 => read::<4>(notes, WHAT, desc_at).map(Some),
                 8 => read::<8>(notes, WHAT, desc_at).map(Some),
-                _ => Err(ElfError::Truncated { what: WHAT, offset: desc_at, size: 4 }),
+                _ => Err(ElfError::Truncated {
+                    what: WHAT,
+                    offset: desc_at,
+                    size: 4,
+                }),
             };
         }
         at = (desc_at + desc_size).next_multiple_of(align);
@@ -297,7 +316,10 @@ fn phys32_entry(notes: &[u8], align: u64) -> Result<Option<u64>, ElfError> {
 /// A little-endian number of `N` bytes.
 fn read<const N: usize>(bytes: &[u8], what: &'static str, at: u64) -> Result<u64, ElfError> {
     let number = part(bytes, what, at, N as u64)?;
-    Ok(number.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+    Ok(number
+        .iter()
+        .rev()
+        .fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
 }
 
 fn low_half(wide: u64) -> u32 {
@@ -306,18 +328,32 @@ fn low_half(wide: u64) -> u32 {
 
 /// The bytes `at..at + size`, if there are so many.
 fn part<'a>(bytes: &'a [u8], what: &'static str, at: u64, size: u64) -> Result<&'a [u8], ElfError> {
-    range_in(bytes, what, at, size)
-        .and_then(|range| bytes.get(range).ok_or(ElfError::Truncated { what, offset: at, size }))
+    range_in(bytes, what, at, size).and_then(|range| {
+        bytes.get(range).ok_or(ElfError::Truncated {
+            what,
+            offset: at,
+            size,
+        })
+    })
 }
 
 /// The range `at..at + size`, if it lies in `bytes`.
-fn range_in(bytes: &[u8], what: &'static str, at: u64, size: u64) -> Result<Range<usize>, ElfError> {
+fn range_in(
+    bytes: &[u8],
+    what: &'static str,
+    at: u64,
+    size: u64,
+) -> Result<Range<usize>, ElfError> {
     let range = at
         .checked_add(size)
         .and_then(|end| Some(usize::try_from(at).ok()?..usize::try_from(end).ok()?));
     match range {
         Some(range) if range.end <= bytes.len() => Ok(range),
-        _ => Err(ElfError::Truncated { what, offset: at, size }),
+        _ => Err(ElfError::Truncated {
+            what,
+            offset: at,
+            size,
+        }),
     }
 }
 

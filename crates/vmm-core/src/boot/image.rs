@@ -88,7 +88,10 @@ impl KernelImage {
     ///
     /// [`ImageError`]; a file of more than [`MAX_UNPACKED`] bytes is refused unread.
     pub fn read(path: &Path) -> Result<Self, ImageError> {
-        let failed = |source| ImageError::Read { path: path.to_owned(), source };
+        let failed = |source| ImageError::Read {
+            path: path.to_owned(),
+            source,
+        };
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         if metadata.is_dir() {
@@ -100,8 +103,12 @@ impl KernelImage {
             return Err(failed(io::ErrorKind::FileTooLarge.into()));
         }
         // Room for one more byte spares the read that finds the end from growing the buffer.
-        bytes.try_reserve_exact(size.saturating_add(1)).map_err(|e| failed(e.into()))?;
-        file.take(MAX_UNPACKED as u64).read_to_end(&mut bytes).map_err(failed)?;
+        bytes
+            .try_reserve_exact(size.saturating_add(1))
+            .map_err(|e| failed(e.into()))?;
+        file.take(MAX_UNPACKED as u64)
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
         Self::parse(bytes)
     }
 
@@ -131,7 +138,11 @@ impl KernelImage {
             return Err(bad("version", version.into()));
         }
         // 0 means 4, as it did before the field was there.
-        let setup_sectors = if setup.setup_sects == 0 { 4 } else { u64::from(setup.setup_sects) };
+        let setup_sectors = if setup.setup_sects == 0 {
+            4
+        } else {
+            u64::from(setup.setup_sects)
+        };
         let offset = (setup_sectors + 1) * SECTOR + u64::from(setup.payload_offset);
         let payload = usize::try_from(offset)
             .ok()
@@ -150,13 +161,24 @@ impl KernelImage {
             (Packing::Gzip, Some((_, size))) => {
                 unpack::unpack(packing, payload, Some(u32::from_le_bytes(*size)))?
             }
-            (_, Some((packed, size))) => unpack::unpack(packing, packed, Some(u32::from_le_bytes(*size)))?,
+            (_, Some((packed, size))) => {
+                unpack::unpack(packing, packed, Some(u32::from_le_bytes(*size)))?
+            }
         };
         Self::from_elf(bytes, packing, cmdline_limit.min(DEFAULT_CMDLINE_LIMIT))
     }
 
-    fn from_elf(bytes: Vec<u8>, packing: Packing, cmdline_limit: usize) -> Result<Self, ImageError> {
-        Ok(Self { elf: Elf::parse(&bytes)?, bytes, packing, cmdline_limit })
+    fn from_elf(
+        bytes: Vec<u8>,
+        packing: Packing,
+        cmdline_limit: usize,
+    ) -> Result<Self, ImageError> {
+        Ok(Self {
+            elf: Elf::parse(&bytes)?,
+            bytes,
+            packing,
+            cmdline_limit,
+        })
     }
 
     /// How the file was packed.
@@ -215,7 +237,9 @@ impl KernelImage {
 
 /// The setup header, if the file has one.
 fn setup_header_of(file: &[u8]) -> Option<setup_header> {
-    let bytes = file.get(SETUP_HEADER_OFFSET..)?.get(..size_of::<setup_header>())?;
+    let bytes = file
+        .get(SETUP_HEADER_OFFSET..)?
+        .get(..size_of::<setup_header>())?;
     let mut setup = setup_header::default();
     setup.as_mut_slice().copy_from_slice(bytes);
     let magic = setup.header;

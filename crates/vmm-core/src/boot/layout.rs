@@ -125,13 +125,23 @@ mod tests {
 
     #[test]
     fn memory_map_is_sorted_disjoint_and_accounts_for_all_ram() {
-        for ram in [MIN_RAM, 64 << 20, 3 * GIB - 4096, 3 * GIB, 3 * GIB + 4096, 16 * GIB] {
+        for ram in [
+            MIN_RAM,
+            64 << 20,
+            3 * GIB - 4096,
+            3 * GIB,
+            3 * GIB + 4096,
+            16 * GIB,
+        ] {
             let map = memory_map(ram);
             for pair in map.windows(2) {
                 assert!(pair[0].addr + pair[0].size <= pair[1].addr, "{map:x?}");
             }
-            let usable: u64 =
-                map.iter().filter(|e| e.kind != XEN_HVM_MEMMAP_TYPE_RESERVED).map(|e| e.size).sum();
+            let usable: u64 = map
+                .iter()
+                .filter(|e| e.kind != XEN_HVM_MEMMAP_TYPE_RESERVED)
+                .map(|e| e.size)
+                .sum();
             assert_eq!(usable, ram);
         }
     }

@@ -42,7 +42,9 @@ pub enum BootError {
         limit: u64,
     },
     /// The command line is too long, or has a 0 in it.
-    #[error("command line of {length} bytes: this kernel takes {limit} at the most, and none that is 0")]
+    #[error(
+        "command line of {length} bytes: this kernel takes {limit} at the most, and none that is 0"
+    )]
     CommandLine {
         /// Its bytes.
         length: usize,
@@ -135,7 +137,10 @@ pub fn load(memory: &GuestMemoryMmap<()>, config: &BootConfig<'_>) -> Result<Ent
     }
     let limit = config.kernel.cmdline_limit();
     if config.cmdline.len() > limit || config.cmdline.contains('\0') {
-        return Err(BootError::CommandLine { length: config.cmdline.len(), limit });
+        return Err(BootError::CommandLine {
+            length: config.cmdline.len(),
+            limit,
+        });
     }
     let rip = config.kernel.pvh_entry()?;
     let acpi_start = layout::acpi_start(config.ram);
@@ -146,29 +151,53 @@ pub fn load(memory: &GuestMemoryMmap<()>, config: &BootConfig<'_>) -> Result<Ent
             .map_err(|source| BootError::Write { what, source })
     };
 
-    let tables = AcpiConfig { vcpus: config.vcpus, io_apic: config.io_apic, sleep: config.sleep };
+    let tables = AcpiConfig {
+        vcpus: config.vcpus,
+        io_apic: config.io_apic,
+        sleep: config.sleep,
+    };
     let tables = acpi::build(&tables, acpi_start);
-    check_end("ACPI tables", acpi_start + tables.len() as u64, layout::low_ram_end(config.ram))?;
+    check_end(
+        "ACPI tables",
+        acpi_start + tables.len() as u64,
+        layout::low_ram_end(config.ram),
+    )?;
     write("ACPI tables", acpi_start, &tables)?;
 
     let parameters = Parameters::place(kernel_end.next_multiple_of(PAGE), config);
     check_end("start info", parameters.end, acpi_start)?;
     let module = load_initrd(memory, config.initrd, parameters.end, acpi_start)?;
-    write("start info", parameters.start, &parameters.emit(config, acpi_start, module))?;
+    write(
+        "start info",
+        parameters.start,
+        &parameters.emit(config, acpi_start, module),
+    )?;
     // Below the ACPI tables, which are below 3 GiB.
     let start_info = u32::try_from(parameters.start).unwrap_or(u32::MAX);
     Ok(Entry { rip, start_info })
 }
 
 fn check_end(what: &'static str, end: u64, limit: u64) -> Result<(), BootError> {
-    if end > limit { Err(BootError::Memory { what, end, limit }) } else { Ok(()) }
+    if end > limit {
+        Err(BootError::Memory { what, end, limit })
+    } else {
+        Ok(())
+    }
 }
 
 /// Writes the segments; returns where the last of them ends.
-fn load_kernel(memory: &GuestMemoryMmap<()>, kernel: &KernelImage, limit: u64) -> Result<u64, BootError> {
+fn load_kernel(
+    memory: &GuestMemoryMmap<()>,
+    kernel: &KernelImage,
+    limit: u64,
+) -> Result<u64, BootError> {
     const WHAT: &str = "kernel";
     let segments = kernel.elf().segments();
-    let end = segments.iter().map(super::elf::Segment::end).max().unwrap_or_default();
+    let end = segments
+        .iter()
+        .map(super::elf::Segment::end)
+        .max()
+        .unwrap_or_default();
     check_end(WHAT, end, limit)?;
     for segment in segments {
         let bytes = kernel.bytes().get(segment.file.clone()).unwrap_or_default();
@@ -208,7 +237,10 @@ fn load_initrd(
             Ok(Some((at, bytes.len() as u64)))
         }
         Some(Initrd::File(path)) => {
-            let failed = |source| BootError::Initrd { path: path.to_owned(), source };
+            let failed = |source| BootError::Initrd {
+                path: path.to_owned(),
+                source,
+            };
             let mut file = File::open(path).map_err(failed)?;
             let metadata = file.metadata().map_err(failed)?;
             if !metadata.is_file() {
@@ -243,7 +275,14 @@ impl Parameters {
         let memory_map = module + size_of::<HvmModlistEntry>() as u64;
         let cmdline = memory_map + size_of_val(map.as_slice()) as u64;
         let end = (cmdline + config.cmdline.len() as u64 + 1).next_multiple_of(PAGE);
-        Self { start, module, memory_map, cmdline, end, map }
+        Self {
+            start,
+            module,
+            memory_map,
+            cmdline,
+            end,
+            map,
+        }
     }
 
     /// The bytes from `start` on.
@@ -261,9 +300,21 @@ impl Parameters {
             memmap_entries: u32::try_from(self.map.len()).unwrap_or_default(),
             reserved: 0,
         };
-        let module = HvmModlistEntry { paddr, size, cmdline_paddr: 0, reserved: 0 };
+        let module = HvmModlistEntry {
+            paddr,
+            size,
+            cmdline_paddr: 0,
+            reserved: 0,
+        };
         // Start info is 56 bytes, so that each part begins where `place` has it without padding.
-        [info.as_bytes(), module.as_bytes(), self.map.as_bytes(), config.cmdline.as_bytes(), &[0]].concat()
+        [
+            info.as_bytes(),
+            module.as_bytes(),
+            self.map.as_bytes(),
+            config.cmdline.as_bytes(),
+            &[0],
+        ]
+        .concat()
     }
 }
 

@@ -26,7 +26,9 @@ pub enum RewriteError {
     #[error("the kernel has no pair of vmmcall and vmcall functions")]
     None,
     /// More than one place looks like it, so that it is not certain what would be changed.
-    #[error("the kernel has more than one pair of vmmcall and vmcall functions: at {first:#x} and {second:#x}")]
+    #[error(
+        "the kernel has more than one pair of vmmcall and vmcall functions: at {first:#x} and {second:#x}"
+    )]
     Ambiguous {
         /// Offset of the first in the image.
         first: usize,
@@ -62,12 +64,20 @@ impl HypercallSites {
         for segment in segments.iter().filter(|s| s.executable) {
             let code = image.get(segment.file.clone()).unwrap_or_default();
             for at in finder.find_iter(code) {
-                let Some(distance) = pair_at(code, at) else { continue };
+                let Some(distance) = pair_at(code, at) else {
+                    continue;
+                };
                 let vmmcall = segment.file.start + at;
                 if let Some(first) = found {
-                    return Err(RewriteError::Ambiguous { first: first.vmmcall, second: vmmcall });
+                    return Err(RewriteError::Ambiguous {
+                        first: first.vmmcall,
+                        second: vmmcall,
+                    });
                 }
-                found = Some(Self { vmmcall, vmcall: vmmcall + distance });
+                found = Some(Self {
+                    vmmcall,
+                    vmcall: vmmcall + distance,
+                });
             }
         }
         found.ok_or(RewriteError::None)

@@ -46,7 +46,11 @@ impl SampleElf {
         let (header, entry) = if self.wide { (64, 56) } else { (52, 32) };
         let number = |value: u64| {
             let bytes = value.to_le_bytes();
-            if self.wide { bytes.to_vec() } else { bytes[..4].to_vec() }
+            if self.wide {
+                bytes.to_vec()
+            } else {
+                bytes[..4].to_vec()
+            }
         };
         let notes: Vec<u8> = self.notes.iter().flat_map(note).collect();
         let count = self.segments.len() + 1;
@@ -75,7 +79,20 @@ impl SampleElf {
             at += file_size;
         }
         let mut file = b"\x7fELF".to_vec();
-        file.extend([if self.wide { 2 } else { 1 }, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        file.extend([
+            if self.wide { 2 } else { 1 },
+            1,
+            1,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+        ]);
         file.extend(2u16.to_le_bytes());
         file.extend(self.machine.to_le_bytes());
         file.extend(1u32.to_le_bytes());
@@ -83,8 +100,12 @@ impl SampleElf {
         file.extend(number(header)); // program headers
         file.extend(number(0)); // section headers
         file.extend(0u32.to_le_bytes()); // flags
-        for half in [header as u16, entry as u16, count as u16, 0, 0, 0] {
-            file.extend(half.to_le_bytes());
+        for half in [header, entry, count as u64, 0, 0, 0] {
+            file.extend(
+                u16::try_from(half)
+                    .expect("the sample is small")
+                    .to_le_bytes(),
+            );
         }
         assert_eq!(file.len() as u64, header);
         file.extend(table);
@@ -95,8 +116,8 @@ impl SampleElf {
 
 fn note((name, kind, desc): &(Vec<u8>, u32, Vec<u8>)) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for word in [name.len() as u32, desc.len() as u32, *kind] {
-        bytes.extend(word.to_le_bytes());
+    for word in [word(name.len()), word(desc.len()), kind.to_le_bytes()] {
+        bytes.extend(word);
     }
     for part in [name, desc] {
         bytes.extend(part);
@@ -105,11 +126,18 @@ fn note((name, kind, desc): &(Vec<u8>, u32, Vec<u8>)) -> Vec<u8> {
     bytes
 }
 
+fn word(value: usize) -> [u8; 4] {
+    u32::try_from(value)
+        .expect("the sample is small")
+        .to_le_bytes()
+}
+
 /// `bytes` packed, without the size that a bzImage appends.
 pub(super) fn pack(packing: Packing, bytes: &[u8]) -> Vec<u8> {
     match packing {
         Packing::Gzip => {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             encoder.write_all(bytes).expect("writes to memory");
             encoder.finish().expect("writes to memory")
         }
@@ -118,14 +146,12 @@ pub(super) fn pack(packing: Packing, bytes: &[u8]) -> Vec<u8> {
             encoder.write_all(bytes).expect("writes to memory");
             encoder.finish().expect("writes to memory")
         }
-        Packing::Zstd => {
-            ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
-        }
+        Packing::Zstd => zstd::encode_all(bytes, 1).expect("writes to memory"),
         Packing::Lz4 => {
             let mut frame = vec![0x02, 0x21, 0x4c, 0x18];
             for block in bytes.chunks(8 << 20) {
                 let packed = lz4_flex::block::compress(block);
-                frame.extend((packed.len() as u32).to_le_bytes());
+                frame.extend(word(packed.len()));
                 frame.extend(packed);
             }
             frame
@@ -136,16 +162,16 @@ pub(super) fn pack(packing: Packing, bytes: &[u8]) -> Vec<u8> {
 
 /// A bzImage around `payload`.
 pub(super) fn bzimage(payload: &[u8]) -> Vec<u8> {
-    const SETUP_SECTORS: usize = 1;
+    const SETUP_SECTORS: u8 = 1;
     const PAYLOAD_OFFSET: usize = 0x40;
-    let mut file = vec![0u8; (SETUP_SECTORS + 1) * 512 + PAYLOAD_OFFSET];
+    let mut file = vec![0u8; (usize::from(SETUP_SECTORS) + 1) * 512 + PAYLOAD_OFFSET];
     let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0x1f1, &[SETUP_SECTORS as u8]);
+    put(0x1f1, &[SETUP_SECTORS]);
     put(0x202, b"HdrS");
     put(0x206, &0x020fu16.to_le_bytes());
     put(0x238, &2047u32.to_le_bytes());
-    put(0x248, &(PAYLOAD_OFFSET as u32).to_le_bytes());
-    put(0x24c, &(payload.len() as u32).to_le_bytes());
+    put(0x248, &word(PAYLOAD_OFFSET));
+    put(0x24c, &word(payload.len()));
     file.extend(payload);
     // What is behind the payload is not looked at.
     file.extend([0xaa; 100]);
@@ -156,7 +182,7 @@ pub(super) fn bzimage(payload: &[u8]) -> Vec<u8> {
 pub(super) fn linux_bzimage(packing: Packing, kernel: &[u8]) -> Vec<u8> {
     let mut payload = pack(packing, kernel);
     if !matches!(packing, Packing::Gzip | Packing::None) {
-        payload.extend((kernel.len() as u32).to_le_bytes());
+        payload.extend(word(kernel.len()));
     }
     bzimage(&payload)
 }

@@ -3,11 +3,18 @@ use super::*;
 const BASE: u64 = 0x1fff_0000;
 
 fn config() -> AcpiConfig {
-    AcpiConfig { vcpus: 3, io_apic: None, sleep: Some(SleepPorts::DEFAULT) }
+    AcpiConfig {
+        vcpus: 3,
+        io_apic: None,
+        sleep: Some(SleepPorts::DEFAULT),
+    }
 }
 
 fn number<const N: usize>(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..at + N].iter().rev().fold(0, |sum, b| sum << 8 | u64::from(*b))
+    bytes[at..at + N]
+        .iter()
+        .rev()
+        .fold(0, |sum, b| sum << 8 | u64::from(*b))
 }
 
 fn sum(bytes: &[u8]) -> u8 {
@@ -30,11 +37,17 @@ fn tables(bytes: &[u8]) -> Vec<&[u8]> {
     assert_eq!((sum(&bytes[..20]), sum(&bytes[..36])), (0, 0));
     let xsdt = table(bytes, number::<8>(bytes, 24));
     assert_eq!(&xsdt[..4], b"XSDT");
-    xsdt[36..].chunks(8).map(|entry| table(bytes, number::<8>(entry, 0))).collect()
+    xsdt[36..]
+        .chunks(8)
+        .map(|entry| table(bytes, number::<8>(entry, 0)))
+        .collect()
 }
 
 fn find<'a>(bytes: &'a [u8], signature: &[u8; 4]) -> &'a [u8] {
-    tables(bytes).into_iter().find(|t| t[..4] == *signature).expect("the table is there")
+    tables(bytes)
+        .into_iter()
+        .find(|t| t[..4] == *signature)
+        .expect("the table is there")
 }
 
 #[test]
@@ -48,9 +61,23 @@ fn each_vcpu_has_its_number_as_processor_id_and_apic_id() {
 
 #[test]
 fn an_io_apic_is_named_if_there_is_one() {
-    let io_apic = Some(IoApicConfig { id: 4, address: 0xfec0_0000, gsi_base: 16 });
-    let bytes = build(&AcpiConfig { vcpus: 1, io_apic, ..config() }, BASE);
-    assert_eq!(find(&bytes, b"APIC")[52..], [1, 12, 4, 0, 0, 0, 0xc0, 0xfe, 16, 0, 0, 0]);
+    let io_apic = Some(IoApicConfig {
+        id: 4,
+        address: 0xfec0_0000,
+        gsi_base: 16,
+    });
+    let bytes = build(
+        &AcpiConfig {
+            vcpus: 1,
+            io_apic,
+            ..config()
+        },
+        BASE,
+    );
+    assert_eq!(
+        find(&bytes, b"APIC")[52..],
+        [1, 12, 4, 0, 0, 0, 0xc0, 0xfe, 16, 0, 0, 0]
+    );
 }
 
 #[test]
@@ -59,15 +86,29 @@ fn the_platform_is_hardware_reduced_and_sleeps_by_the_ports() {
     let fadt = find(&bytes, b"FACP");
     assert_ne!(number::<4>(fadt, 112) & 1 << 20, 0, "hardware-reduced");
     assert_eq!(number::<2>(fadt, 109), 0x24, "no VGA, no CMOS clock");
-    assert_eq!(fadt[244..256], [1, 8, 0, 1, 0x04, 0x04, 0, 0, 0, 0, 0, 0], "sleep control");
-    assert_eq!(fadt[256..268], [1, 8, 0, 1, 0x05, 0x04, 0, 0, 0, 0, 0, 0], "sleep status");
+    assert_eq!(
+        fadt[244..256],
+        [1, 8, 0, 1, 0x04, 0x04, 0, 0, 0, 0, 0, 0],
+        "sleep control"
+    );
+    assert_eq!(
+        fadt[256..268],
+        [1, 8, 0, 1, 0x05, 0x04, 0, 0, 0, 0, 0, 0],
+        "sleep status"
+    );
     let dsdt = table(&bytes, number::<8>(fadt, 140));
     assert_eq!(dsdt[36..], *b"\x08_S5_\x12\x07\x04\x0a\x05\x00\x00\x00");
 }
 
 #[test]
 fn without_ports_there_is_no_s5() {
-    let bytes = build(&AcpiConfig { sleep: None, ..config() }, BASE);
+    let bytes = build(
+        &AcpiConfig {
+            sleep: None,
+            ..config()
+        },
+        BASE,
+    );
     let fadt = find(&bytes, b"FACP");
     assert_eq!(fadt[244..268], [0; 24]);
     assert_eq!(table(&bytes, number::<8>(fadt, 140)).len(), 36);
@@ -75,7 +116,13 @@ fn without_ports_there_is_no_s5() {
 
 #[test]
 fn the_tables_of_the_most_processors_fit_their_area() {
-    let bytes = build(&AcpiConfig { vcpus: MAX_PROCESSORS, ..config() }, BASE);
+    let bytes = build(
+        &AcpiConfig {
+            vcpus: MAX_PROCESSORS,
+            ..config()
+        },
+        BASE,
+    );
     assert_eq!(find(&bytes, b"APIC").len(), 44 + 255 * 8);
     assert!(bytes.len() as u64 <= super::super::layout::ACPI_SIZE);
 }

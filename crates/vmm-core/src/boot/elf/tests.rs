@@ -21,8 +21,13 @@ fn broken(at: usize, bytes: &[u8]) -> Result<Elf, ElfError> {
 fn segments_and_entry_of_a_64_bit_kernel() {
     let elf = Elf::parse(&sample()).unwrap();
     assert_eq!(elf.pvh_entry(), Some(0x10_0000));
-    let [segment] = elf.segments() else { panic!("{elf:?}") };
-    assert_eq!((segment.paddr, segment.size, segment.executable), (0x10_0000, 0x1040, true));
+    let [segment] = elf.segments() else {
+        panic!("{elf:?}")
+    };
+    assert_eq!(
+        (segment.paddr, segment.size, segment.executable),
+        (0x10_0000, 0x1040, true)
+    );
     assert_eq!(sample()[segment.file.clone()], [0xf4; 64]);
 }
 
@@ -53,25 +58,51 @@ fn each_broken_header_field_is_named() {
     assert_eq!(broken(16, &[1]), unsupported("type", 1));
     assert_eq!(broken(18, &[183]), unsupported("machine", 183));
     assert_eq!(broken(0x36, &[55]), unsupported("program header size", 55));
-    assert_eq!(broken(0x38, &[0, 0]), unsupported("number of program headers", 0));
-    assert_eq!(broken(0x38, &[65, 0]), unsupported("number of program headers", 65));
+    assert_eq!(
+        broken(0x38, &[0, 0]),
+        unsupported("number of program headers", 0)
+    );
+    assert_eq!(
+        broken(0x38, &[65, 0]),
+        unsupported("number of program headers", 65)
+    );
 }
 
 /// XSA-55: offsets, sizes and counts of the image were used unchecked, with wrapping sums among them.
 #[test]
 fn xsa_55_unchecked_offsets_and_sizes() {
-    let truncated = |result: Result<Elf, ElfError>| matches!(result, Err(ElfError::Truncated { .. }));
-    let bad_segment = |result: Result<Elf, ElfError>| matches!(result, Err(ElfError::Segment { .. }));
+    let truncated =
+        |result: Result<Elf, ElfError>| matches!(result, Err(ElfError::Truncated { .. }));
+    let bad_segment =
+        |result: Result<Elf, ElfError>| matches!(result, Err(ElfError::Segment { .. }));
     let max = u64::MAX.to_le_bytes();
-    assert!(truncated(broken(0x20, &max)), "program headers at the end of the address space");
-    assert!(truncated(broken(0x20, &(sample().len() as u64 - 8).to_le_bytes())), "program headers cut off");
-    assert!(truncated(broken(FIRST + 8, &max)), "segment at the end of the address space");
-    assert!(truncated(broken(FIRST + 8, &(sample().len() as u64).to_le_bytes())), "segment behind the file");
-    assert!(bad_segment(broken(FIRST + 32, &max)), "more in the file than in memory");
+    assert!(
+        truncated(broken(0x20, &max)),
+        "program headers at the end of the address space"
+    );
+    assert!(
+        truncated(broken(0x20, &(sample().len() as u64 - 8).to_le_bytes())),
+        "program headers cut off"
+    );
+    assert!(
+        truncated(broken(FIRST + 8, &max)),
+        "segment at the end of the address space"
+    );
+    assert!(
+        truncated(broken(FIRST + 8, &(sample().len() as u64).to_le_bytes())),
+        "segment behind the file"
+    );
+    assert!(
+        bad_segment(broken(FIRST + 32, &max)),
+        "more in the file than in memory"
+    );
     assert!(bad_segment(broken(FIRST + 24, &max)), "segment that wraps");
     assert!(bad_segment(broken(FIRST + 40, &max)), "size that wraps");
     for length in 0..sample().len() {
-        assert!(Elf::parse(&sample()[..length]).is_err(), "cut off at {length}");
+        assert!(
+            Elf::parse(&sample()[..length]).is_err(),
+            "cut off at {length}"
+        );
     }
 }
 
@@ -85,7 +116,10 @@ fn xsa_55_notes_that_lie_about_their_size() {
         file[note..note + 4].copy_from_slice(&name.to_le_bytes());
         file[note + 4..note + 8].copy_from_slice(&desc.to_le_bytes());
         assert!(
-            matches!(Elf::parse(&file), Err(ElfError::Truncated { what: "note", .. })),
+            matches!(
+                Elf::parse(&file),
+                Err(ElfError::Truncated { what: "note", .. })
+            ),
             "name {name:#x}, descriptor {desc:#x}"
         );
     }
@@ -98,8 +132,19 @@ fn xsa_55_notes_that_lie_about_their_size() {
 #[test]
 fn xsa_25_segments_that_overlap() {
     let mut sample = SampleElf::pvh(&[0xf4; 64]);
-    sample.segments.push(SampleSegment { paddr: 0x10_103f, bytes: vec![1], size: 1, flags: 4 });
-    assert!(matches!(Elf::parse(&sample.build()), Err(ElfError::Segment { paddr: 0x10_103f, .. })));
+    sample.segments.push(SampleSegment {
+        paddr: 0x10_103f,
+        bytes: vec![1],
+        size: 1,
+        flags: 4,
+    });
+    assert!(matches!(
+        Elf::parse(&sample.build()),
+        Err(ElfError::Segment {
+            paddr: 0x10_103f,
+            ..
+        })
+    ));
     sample.segments[1].paddr += 1;
     assert!(Elf::parse(&sample.build()).is_ok());
 }

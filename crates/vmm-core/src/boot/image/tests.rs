@@ -3,7 +3,13 @@ use proptest::prelude::*;
 use super::super::samples::{SampleElf, bzimage, linux_bzimage, pack};
 use super::*;
 
-const PACKINGS: [Packing; 5] = [Packing::None, Packing::Gzip, Packing::Xz, Packing::Lz4, Packing::Zstd];
+const PACKINGS: [Packing; 5] = [
+    Packing::None,
+    Packing::Gzip,
+    Packing::Xz,
+    Packing::Lz4,
+    Packing::Zstd,
+];
 
 fn kernel() -> Vec<u8> {
     SampleElf::pvh(&[0xf4; 5000]).build()
@@ -54,30 +60,60 @@ fn xsa_55_bzimage_header_that_lies() {
         Err(ImageError::Setup { field, .. }) => field,
         other => panic!("{other:?}"),
     };
-    assert!(broken(0x1f1, &[1]).is_ok(), "the test changes what it means to");
+    assert!(
+        broken(0x1f1, &[1]).is_ok(),
+        "the test changes what it means to"
+    );
     assert_eq!(field(broken(0x206, &[0x07, 0x02])), "version");
     assert_eq!(field(broken(0x248, &[0xff; 4])), "payload_offset");
     assert_eq!(field(broken(0x24c, &[0xff; 4])), "payload_length");
-    assert_eq!(field(broken(0x24c, &u32::try_from(good.len()).unwrap().to_le_bytes())), "payload_length");
-    assert!(matches!(broken(0x24c, &[0; 4]), Err(ImageError::Unknown(_))));
-    assert!(matches!(broken(0x1f1, &[0]), Err(ImageError::Setup { .. } | ImageError::Unknown(_))));
-    assert!(matches!(broken(0x202, b"HdrT"), Err(ImageError::Unknown(_))));
+    assert_eq!(
+        field(broken(
+            0x24c,
+            &u32::try_from(good.len()).unwrap().to_le_bytes()
+        )),
+        "payload_length"
+    );
+    assert!(matches!(
+        broken(0x24c, &[0; 4]),
+        Err(ImageError::Unknown(_))
+    ));
+    assert!(matches!(
+        broken(0x1f1, &[0]),
+        Err(ImageError::Setup { .. } | ImageError::Unknown(_))
+    ));
+    assert!(matches!(
+        broken(0x202, b"HdrT"),
+        Err(ImageError::Unknown(_))
+    ));
 }
 
 #[test]
 fn a_payload_with_a_wrong_size_behind_it_is_refused() {
     let mut payload = pack(Packing::Xz, &kernel());
     payload.extend(7u32.to_le_bytes());
-    assert!(matches!(KernelImage::parse(bzimage(&payload)), Err(ImageError::Unpack { .. })));
+    assert!(matches!(
+        KernelImage::parse(bzimage(&payload)),
+        Err(ImageError::Unpack { .. })
+    ));
 }
 
 #[test]
 fn files_that_are_no_kernels() {
     for file in [b"".as_slice(), b"#!/bin/sh\n", b"MZ"] {
-        assert!(matches!(KernelImage::parse(file.to_vec()), Err(ImageError::Unknown(_))));
+        assert!(matches!(
+            KernelImage::parse(file.to_vec()),
+            Err(ImageError::Unknown(_))
+        ));
     }
-    assert!(matches!(KernelImage::read("/".as_ref()), Err(ImageError::Read { .. })));
-    assert!(matches!(KernelImage::read("/nowhere/vmlinuz".as_ref()), Err(ImageError::Read { .. })));
+    assert!(matches!(
+        KernelImage::read("/".as_ref()),
+        Err(ImageError::Read { .. })
+    ));
+    assert!(matches!(
+        KernelImage::read("/nowhere/vmlinuz".as_ref()),
+        Err(ImageError::Read { .. })
+    ));
 }
 
 proptest! {

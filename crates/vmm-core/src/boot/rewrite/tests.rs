@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
-use super::super::samples::SampleElf;
 use super::super::KernelImage;
 use super::super::elf::Elf;
+use super::super::samples::SampleElf;
 use super::*;
 
 /// Code with a pair `distance` apart, each call followed by `after`, at offset 100.
@@ -17,7 +17,12 @@ fn code(distance: usize, after: u8) -> Vec<u8> {
 
 /// All of `code` as one executable segment.
 fn find(code: &[u8]) -> Result<HypercallSites, RewriteError> {
-    let segment = Segment { file: 0..code.len(), paddr: 0, size: code.len() as u64, executable: true };
+    let segment = Segment {
+        file: 0..code.len(),
+        paddr: 0,
+        size: code.len() as u64,
+        executable: true,
+    };
     HypercallSites::find(code, &[segment])
 }
 
@@ -25,7 +30,10 @@ fn find(code: &[u8]) -> Result<HypercallSites, RewriteError> {
 fn pairs_of_both_distances_and_endings_are_found() {
     for distance in [16, 32] {
         for after in [0xc3, 0xe9] {
-            let sites = HypercallSites { vmmcall: 100, vmcall: 100 + distance };
+            let sites = HypercallSites {
+                vmmcall: 100,
+                vmcall: 100 + distance,
+            };
             assert_eq!(find(&code(distance, after)), Ok(sites));
         }
     }
@@ -34,21 +42,39 @@ fn pairs_of_both_distances_and_endings_are_found() {
 #[test]
 fn what_is_no_pair_is_not_found() {
     for distance in [8, 24, 48] {
-        assert_eq!(find(&code(distance, 0xc3)), Err(RewriteError::None), "distance {distance}");
+        assert_eq!(
+            find(&code(distance, 0xc3)),
+            Err(RewriteError::None),
+            "distance {distance}"
+        );
     }
-    assert_eq!(find(&code(16, 0x90)), Err(RewriteError::None), "no return behind");
+    assert_eq!(
+        find(&code(16, 0x90)),
+        Err(RewriteError::None),
+        "no return behind"
+    );
     let mut lone = code(16, 0xc3);
     lone[116] = 0;
     assert_eq!(find(&lone), Err(RewriteError::None));
     assert_eq!(find(&[]), Err(RewriteError::None));
-    assert_eq!(find(&code(16, 0xc3)[..119]), Err(RewriteError::None), "cut off");
+    assert_eq!(
+        find(&code(16, 0xc3)[..119]),
+        Err(RewriteError::None),
+        "cut off"
+    );
 }
 
 #[test]
 fn two_pairs_are_ambiguous() {
     let mut twice = code(16, 0xc3);
     twice.extend(code(32, 0xe9));
-    assert_eq!(find(&twice), Err(RewriteError::Ambiguous { first: 100, second: 500 }));
+    assert_eq!(
+        find(&twice),
+        Err(RewriteError::Ambiguous {
+            first: 100,
+            second: 500
+        })
+    );
 }
 
 #[test]
@@ -57,7 +83,10 @@ fn data_segments_are_not_searched() {
     sample.segments[0].flags = 6;
     let file = sample.build();
     let elf = Elf::parse(&file).unwrap();
-    assert_eq!(HypercallSites::find(&file, elf.segments()), Err(RewriteError::None));
+    assert_eq!(
+        HypercallSites::find(&file, elf.segments()),
+        Err(RewriteError::None)
+    );
 }
 
 #[test]
@@ -65,21 +94,41 @@ fn rewriting_an_image_changes_six_bytes() {
     let file = SampleElf::pvh(&code(32, 0xe9)).build();
     let mut image = KernelImage::parse(file.clone()).unwrap();
     let sites = image.rewrite_hypercalls(0xe0).unwrap();
-    let changed: Vec<usize> = (0..file.len()).filter(|i| file[*i] != image.bytes()[*i]).collect();
-    let expected: Vec<usize> = (sites.vmmcall..sites.vmmcall + 3).chain(sites.vmcall..sites.vmcall + 3).collect();
+    let changed: Vec<usize> = (0..file.len())
+        .filter(|i| file[*i] != image.bytes()[*i])
+        .collect();
+    let expected: Vec<usize> = (sites.vmmcall..sites.vmmcall + 3)
+        .chain(sites.vmcall..sites.vmcall + 3)
+        .collect();
     assert_eq!(changed, expected);
-    assert_eq!(image.bytes()[sites.vmcall..sites.vmcall + 3], [0xe7, 0xe0, 0x90]);
-    assert_eq!(image.rewrite_hypercalls(0xe0), Err(RewriteError::None), "there is nothing left to find");
+    assert_eq!(
+        image.bytes()[sites.vmcall..sites.vmcall + 3],
+        [0xe7, 0xe0, 0x90]
+    );
+    assert_eq!(
+        image.rewrite_hypercalls(0xe0),
+        Err(RewriteError::None),
+        "there is nothing left to find"
+    );
 }
 
 #[test]
 fn sites_of_another_image_change_nothing() {
-    let sites = HypercallSites { vmmcall: 100, vmcall: 116 };
+    let sites = HypercallSites {
+        vmmcall: 100,
+        vmcall: 116,
+    };
     let mut other = code(32, 0xc3);
     let before = other.clone();
-    assert_eq!(sites.rewrite(&mut other, 1), Err(RewriteError::Changed { at: 116 }));
+    assert_eq!(
+        sites.rewrite(&mut other, 1),
+        Err(RewriteError::Changed { at: 116 })
+    );
     assert_eq!(other, before);
-    assert_eq!(sites.rewrite(&mut [], 1), Err(RewriteError::Changed { at: 100 }));
+    assert_eq!(
+        sites.rewrite(&mut [], 1),
+        Err(RewriteError::Changed { at: 100 })
+    );
 }
 
 proptest! {

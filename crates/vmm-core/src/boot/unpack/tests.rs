@@ -7,7 +7,9 @@ const PACKINGS: [Packing; 4] = [Packing::Gzip, Packing::Xz, Packing::Lz4, Packin
 
 /// Bytes that pack neither to nothing nor not at all, `len` of them.
 fn content(len: usize) -> Vec<u8> {
-    (0..len).map(|i| u8::try_from(i * i / 7 % 251).unwrap()).collect()
+    (0..len)
+        .map(|i| u8::try_from(i * i / 7 % 251).unwrap())
+        .collect()
 }
 
 fn unpack_error(result: Result<Vec<u8>, ImageError>) -> bool {
@@ -21,7 +23,10 @@ fn each_packing_is_detected_and_unpacks_to_what_was_packed() {
         let packed = pack(packing, &content);
         assert_eq!(Packing::detect(&packed), Some(packing));
         for size in [None, Some(100_000)] {
-            assert!(unpack(packing, &packed, size).unwrap() == content, "{packing}, {size:?}");
+            assert!(
+                unpack(packing, &packed, size).unwrap() == content,
+                "{packing}, {size:?}"
+            );
         }
     }
 }
@@ -39,9 +44,18 @@ fn lz4_blocks_and_frames_follow_each_other() {
 fn a_size_that_is_not_true_is_refused_both_ways() {
     for packing in PACKINGS {
         let packed = pack(packing, &content(5000));
-        assert!(unpack_error(unpack(packing, &packed, Some(4999))), "{packing}: says too little");
-        assert!(unpack_error(unpack(packing, &packed, Some(5001))), "{packing}: says too much");
-        assert!(unpack_error(unpack(packing, &packed, Some(u32::MAX))), "{packing}: says far too much");
+        assert!(
+            unpack_error(unpack(packing, &packed, Some(4999))),
+            "{packing}: says too little"
+        );
+        assert!(
+            unpack_error(unpack(packing, &packed, Some(5001))),
+            "{packing}: says too much"
+        );
+        assert!(
+            unpack_error(unpack(packing, &packed, Some(u32::MAX))),
+            "{packing}: says far too much"
+        );
     }
 }
 
@@ -63,15 +77,29 @@ fn xsa_25_decompression_bomb() {
         assert!(packed.len() < 1 << 20);
         let mut out = Vec::new();
         let result = match packing {
-            Packing::Gzip => read_to(flate2::bufread::GzDecoder::new(&packed[..]), &mut out, 1 << 20),
-            Packing::Zstd => {
-                read_to(ruzstd::decoding::StreamingDecoder::new(&packed[..]).unwrap(), &mut out, 1 << 20)
-            }
-            Packing::Xz => read_to(liblzma::bufread::XzDecoder::new(&packed[..]), &mut out, 1 << 20),
+            Packing::Gzip => read_to(
+                flate2::bufread::GzDecoder::new(&packed[..]),
+                &mut out,
+                1 << 20,
+            ),
+            Packing::Zstd => read_to(
+                zstd::stream::read::Decoder::new(&packed[..]).unwrap(),
+                &mut out,
+                1 << 20,
+            ),
+            Packing::Xz => read_to(
+                liblzma::bufread::XzDecoder::new(&packed[..]),
+                &mut out,
+                1 << 20,
+            ),
             _ => lz4_frame(&packed, &mut out, 1 << 20),
         };
         assert!(result.is_err(), "{packing}");
-        assert!(out.len() <= (1 << 20) + 1, "{packing} made {} bytes", out.len());
+        assert!(
+            out.len() <= (1 << 20) + 1,
+            "{packing} made {} bytes",
+            out.len()
+        );
     }
 }
 
