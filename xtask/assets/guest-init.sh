@@ -59,8 +59,8 @@ disk() {
     (cd /mnt && sha256sum -c data.sha256) || fail "the data read back from xvda are not those written"
     say "disk_sha256=$sum"
     echo 3 > /proc/sys/vm/drop_caches
-    timed disk_read_MBps "$mib" dd if=/mnt/data of=/dev/null bs=1M iflag=direct
-    timed disk_write_MBps "$mib" dd if=/dev/zero of=/mnt/zero bs=1M count="$mib" conv=fsync
+    timed disk_read_MBps "$mib" dd if=/mnt/data of=/dev/null bs=1M iflag=direct status=none
+    timed disk_write_MBps "$mib" dd if=/dev/zero of=/mnt/zero bs=1M count="$mib" conv=fsync status=none
     rm /mnt/zero
 }
 

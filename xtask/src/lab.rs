@@ -282,7 +282,7 @@ impl Lab {
         anyhow::anyhow!(
             "the lab died; the end of its console ({}):\n{}\n{}",
             self.console.display(),
-            tail(&self.console, 15),
+            tail(&self.console, 25),
             tail(&self.said, 5)
         )
     }
