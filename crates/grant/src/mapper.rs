@@ -13,19 +13,27 @@ pub enum Access {
     ReadWrite,
 }
 
+impl Access {
+    pub(crate) fn writes(self) -> bool {
+        self == Self::ReadWrite
+    }
+}
+
 /// A system domain's way to the pages that others grant it. Implemented in process by [`InProcessMapper`](crate::InProcessMapper).
 pub trait GrantMapper: Send + Sync {
     /// Maps the page that `granter` granted as `gref` (`GNTTABOP_map_grant_ref`). It stays pinned until the mapping is dropped.
     ///
     /// # Errors
     ///
-    /// The `GNTST_*` status that Xen would give: bad domain, bad reference, permission denied, bad page, no space.
+    /// The `GNTST_*` status that Xen would give: [`BAD_DOMAIN`](GrantStatus::BAD_DOMAIN), [`BAD_GNTREF`](GrantStatus::BAD_GNTREF),
+    /// [`BAD_PAGE`](GrantStatus::BAD_PAGE); and for an entry that does not grant this, whatever the reason,
+    /// [`GENERAL_ERROR`](GrantStatus::GENERAL_ERROR).
     fn map(&self, granter: DomId, gref: GrantRef, access: Access) -> Result<Mapping, GrantStatus>;
 
     /// Copies between granted pages and this process's own memory, each piece with a status of its own (`GNTTABOP_copy`).
     ///
     /// A piece lies within one page. Work is bounded by the pieces' lengths. Pieces are done in order; a failed one does not stop
-    /// the others.
+    /// the others. A piece without bytes is done at once: nothing about it is checked.
     fn copy(&self, pieces: &mut [CopyPiece<'_>]);
 }
 
@@ -53,14 +61,36 @@ pub enum Local<'a> {
     From(&'a [u8]),
 }
 
+impl Local<'_> {
+    /// How many bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Into(buffer) => buffer.len(),
+            Self::From(buffer) => buffer.len(),
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// How a table's owner finds a frame's memory. Implemented for guests by the host; a test's heap is another.
 ///
 /// # Safety
 ///
-/// [`frame`](Self::frame) returns memory of one page that stays mapped, readable and writable while the implementing value lives,
+/// [`frame`](Self::frame) returns memory of one page, aligned to a page, that stays mapped, readable and writable while the implementing value lives,
 /// whatever the guest does meanwhile.
-#[expect(unsafe_code, reason = "the trait hands out raw memory, which its implementor vouches for")]
+#[expect(
+    unsafe_code,
+    reason = "the trait hands out raw memory, which its implementor vouches for"
+)]
 pub unsafe trait GuestFrames: Send + Sync {
     /// The host address of a frame's first byte; `None` where the guest has no such RAM.
+    ///
+    /// Called with the lock of a grant held: it should be quick, and call nothing of this crate.
     fn frame(&self, gfn: Gfn) -> Option<std::ptr::NonNull<u8>>;
 }

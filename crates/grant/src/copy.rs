@@ -1,0 +1,131 @@
+//! Copying by grant: pin, move the bytes, unpin.
+
+// UNSAFETY: bytes move from and to memory that other parties write meanwhile.
+#![expect(unsafe_code)]
+
+use std::ptr::NonNull;
+
+use cantle_abi::{DomId, GrantRef, PAGE_SIZE};
+
+use crate::entries::KIND_FOR_COPY;
+use crate::{GrantStatus, GrantTable, Local};
+
+/// A page that is pinned for one copy.
+pub(crate) struct Pinned<'a> {
+    table: &'a GrantTable,
+    gref: GrantRef,
+    write: bool,
+    page: NonNull<u8>,
+}
+
+impl<'a> Pinned<'a> {
+    /// Pins a granted page.
+    pub(crate) fn new(
+        table: &'a GrantTable,
+        gref: GrantRef,
+        grantee: DomId,
+        write: bool,
+    ) -> Result<Self, GrantStatus> {
+        let page = table.pin(gref, grantee, write, KIND_FOR_COPY)?;
+        Ok(Self {
+            table,
+            gref,
+            write,
+            page,
+        })
+    }
+}
+
+impl Drop for Pinned<'_> {
+    fn drop(&mut self) {
+        self.table.unpin(self.gref, self.write);
+    }
+}
+
+/// One end of a guest's copy: a granted page, or one of the guest's own frames.
+pub(crate) enum End<'a> {
+    Granted(Pinned<'a>),
+    Own {
+        /// Keeps the frame's memory.
+        _table: &'a GrantTable,
+        page: NonNull<u8>,
+    },
+}
+
+impl End<'_> {
+    fn page(&self) -> NonNull<u8> {
+        match self {
+            Self::Granted(pinned) => pinned.page,
+            Self::Own { page, .. } => *page,
+        }
+    }
+
+    pub(crate) fn count(&self, bytes: u64) {
+        if let Self::Granted(pinned) = self {
+            pinned.table.count_copies(1, bytes);
+        }
+    }
+}
+
+/// Whether `len` bytes at `offset` lie within a page.
+pub(crate) fn within_page(offset: u16, len: usize) -> Result<(), GrantStatus> {
+    match usize::from(offset).checked_add(len) {
+        Some(end) if end <= PAGE_SIZE => Ok(()),
+        _ => Err(GrantStatus::BAD_COPY_ARG),
+    }
+}
+
+/// Copies one piece between a granted page and this process's memory; returns how many bytes. The grant is looked at anew, whatever came before.
+pub(crate) fn copy_local(
+    table: &GrantTable,
+    gref: GrantRef,
+    grantee: DomId,
+    offset: u16,
+    local: &mut Local<'_>,
+) -> Result<usize, GrantStatus> {
+    match local {
+        Local::Into(buffer) => {
+            within_page(offset, buffer.len())?;
+            let pinned = Pinned::new(table, gref, grantee, false)?;
+            // SAFETY: the page is pinned and its memory kept by `table`; the range is within it, and the buffer is ours alone, so
+            // they do not overlap. The guest may write the page meanwhile: what arrives is then a mixture of old and new bytes,
+            // each of them a valid u8. The compiler can assume nothing about memory reached through a pointer that
+            // it did not make, and emits a plain memcpy.
+            unsafe {
+                let from = pinned.page.as_ptr().add(usize::from(offset));
+                from.copy_to_nonoverlapping(buffer.as_mut_ptr(), buffer.len());
+            }
+            Ok(buffer.len())
+        }
+        Local::From(buffer) => {
+            within_page(offset, buffer.len())?;
+            let pinned = Pinned::new(table, gref, grantee, true)?;
+            // SAFETY: as above, the other way; the guest sees a mixture while it looks too early.
+            unsafe {
+                let to = pinned.page.as_ptr().add(usize::from(offset));
+                to.copy_from_nonoverlapping(buffer.as_ptr(), buffer.len());
+            }
+            Ok(buffer.len())
+        }
+    }
+}
+
+/// Copies between two pages, which may be one.
+pub(crate) fn copy_pages(
+    from: &End<'_>,
+    from_offset: u16,
+    to: &End<'_>,
+    to_offset: u16,
+    len: usize,
+) -> Result<(), GrantStatus> {
+    within_page(from_offset, len)?;
+    within_page(to_offset, len)?;
+    // SAFETY: both ends hold their page, and both ranges are within them. The ranges may overlap where the pages are one,
+    // hence the kind of copy that allows it. For guests that write meanwhile see `copy_local`.
+    unsafe {
+        let from = from.page().as_ptr().add(usize::from(from_offset));
+        let to = to.page().as_ptr().add(usize::from(to_offset));
+        from.copy_to(to, len);
+    }
+    Ok(())
+}
