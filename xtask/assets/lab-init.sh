@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # A lab host's init: makes the machine ready, then runs the jobs that come in through the "ctl" port, one after another.
-# A job comes as a line "job TOKEN LENGTH" and LENGTH bytes of shell script. Its output goes to the "out" and "err" ports;
+# A job comes as a line "job TOKEN LENGTH" (or "job-with-input": then it reads the "in" port) and LENGTH bytes of shell script. Its output goes to the "out" and "err" ports;
 # each ends with the byte 0x1e, the token and the exit code, so that the reader knows that it has all of it.
 /bin/busybox --install -s /bin
 export PATH=/usr/local/bin:/bin:/sbin HOME=/root TERM=dumb
@@ -29,13 +29,18 @@ for port in /sys/class/virtio-ports/*; do
     read -r name < "$port/name"
     ln -s "../${port##*/}" "/dev/virtio-ports/$name"
 done
-exec 3<> /dev/virtio-ports/ctl 4> /dev/virtio-ports/out 5> /dev/virtio-ports/err
+exec 3<> /dev/virtio-ports/ctl 6< /dev/virtio-ports/in 4> /dev/virtio-ports/out 5> /dev/virtio-ports/err
 cd /share
 read -r up _ < /proc/uptime
 echo "ready $up" >&3
-while read -r word token length <&3 && [ "$word" = job ]; do
+while read -r word token length <&3; do
+    case $word in
+    job) exec 7< /dev/null ;;
+    job-with-input) exec 7<&6 ;;
+    *) break ;;
+    esac
     head -c "$length" <&3 > /run/job
-    sh /run/job </dev/null >&4 2>&5 3>&-
+    sh /run/job <&7 >&4 2>&5 3>&- 6<&- 7<&-
     code=$?
     printf '\036%s %d\n' "$token" $code >&4
     printf '\036%s %d\n' "$token" $code >&5

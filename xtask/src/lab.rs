@@ -52,6 +52,9 @@ pub(crate) struct LabArgs {
     /// Takes the workspace's programs as they were last built.
     #[arg(long)]
     no_build: bool,
+    /// The command reads this program's standard input; it has none otherwise.
+    #[arg(long)]
+    input: bool,
     /// The command, looked up in the lab's PATH; runs in /share (target/lab/share).
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<String>,
@@ -74,6 +77,9 @@ pub(crate) fn main(args: &LabArgs) -> Result<ExitCode> {
         disks: &args.disk,
         programs: &found,
     })?;
+    if args.input {
+        lab.connect_input(std::io::stdin())?;
+    }
     let deadline = (args.timeout > 0).then(|| Instant::now() + Duration::from_secs(args.timeout));
     let code = lab.run(&quoted(&args.command), deadline, &mut |stream, bytes| {
         let shown = match stream {
@@ -124,6 +130,7 @@ pub(crate) struct Setup<'a> {
 pub(crate) struct Lab {
     emulator: Guarded,
     ctl: BufReader<UnixStream>,
+    input: Option<UnixStream>,
     events: Receiver<Event>,
     console: PathBuf,
     said: PathBuf,
@@ -146,7 +153,7 @@ impl Lab {
         images::overlay(&workspace::asset("lab-init.sh"), setup.programs, &mut out)?;
         out.into_inner()?;
 
-        let ports = ["ctl", "out", "err"].map(|name| (name, scratch.path().join(name)));
+        let ports = ["ctl", "in", "out", "err"].map(|name| (name, scratch.path().join(name)));
         let mut listeners = Vec::new();
         for (_, path) in &ports {
             listeners.push(UnixListener::bind(path)?);
@@ -178,7 +185,7 @@ impl Lab {
                 .with_context(|| format!("the lab did not start: {}", tail(&said, 3)))?;
             streams.push(stream);
         }
-        let Ok([ctl, out, err]) = <[UnixStream; 3]>::try_from(streams) else {
+        let Ok([ctl, input, out, err]) = <[UnixStream; 4]>::try_from(streams) else {
             bail!("the emulator did not connect");
         };
         let (sender, events) = mpsc::channel();
@@ -189,6 +196,7 @@ impl Lab {
         let mut lab = Self {
             emulator,
             ctl: BufReader::new(ctl),
+            input: Some(input),
             events,
             console,
             said,
@@ -199,6 +207,17 @@ impl Lab {
         lab.wait_ready(deadline)
             .with_context(|| format!("the {} lab did not come up", setup.host.name()))?;
         Ok(lab)
+    }
+
+    /// From now on, jobs read what comes from here.
+    pub(crate) fn connect_input(&mut self, mut from: impl Read + Send + 'static) -> Result<()> {
+        let mut input = self
+            .input
+            .take()
+            .context("the input is connected already")?;
+        // The thread ends with its source, or with this process; its socket's end is the job's end of file.
+        thread::spawn(move || std::io::copy(&mut from, &mut input));
+        Ok(())
     }
 
     /// Runs a shell script; `sink` gets the output as it comes. The exit code, or `None` when the deadline came first.
@@ -212,7 +231,13 @@ impl Lab {
         let token = format!("{}-{}", std::process::id(), self.jobs);
         self.busy = true;
         let ctl = self.ctl.get_mut();
-        write!(ctl, "job {token} {}\n{script}", script.len()).context("the lab takes no jobs")?;
+        let word = if self.input.is_none() {
+            "job-with-input"
+        } else {
+            "job"
+        };
+        write!(ctl, "{word} {token} {}\n{script}", script.len())
+            .context("the lab takes no jobs")?;
         let mut splitters = [Stream::Out, Stream::Err].map(|s| (s, Splitter::new(&token)));
         let mut codes = Vec::new();
         while codes.len() < splitters.len() {
