@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
-use cantle_evtchn::platform::EventChannels;
-use cantle_grant::mapper::GrantMapper;
+use cantle_evtchn::EventChannels;
+use cantle_grant::GrantMapper;
 use cantle_xenstore::xenbus::{Backend as Xenbus, Device, DeviceId, Phase, XenbusState};
 use cantle_xenstore::{Client, Error as StoreError};
 use vmm_sys_util::eventfd::EventFd;
@@ -60,6 +60,8 @@ pub struct Backend {
     settling: bool,
     /// The front end broke its ring; it is disconnected when nothing is in flight.
     broken: bool,
+    /// The device was taken away.
+    finished: bool,
 }
 
 impl Backend {
@@ -89,6 +91,7 @@ impl Backend {
             wakeups,
             settling: false,
             broken: false,
+            finished: false,
         })
     }
 
@@ -116,7 +119,8 @@ impl Backend {
     ///
     /// [`BackendError::Store`].
     pub fn close(&mut self) -> Result<Progress, BackendError> {
-        progress(self.bus.close()?)
+        let phase = self.bus.close()?;
+        Ok(self.progress(phase))
     }
 
     /// Does what is due, and never waits: at most one ring of requests, and a few steps of the handshake.
@@ -187,6 +191,9 @@ impl Backend {
 
     /// One step of the ring or, where xenstore has news, of the handshake.
     fn serve(&mut self) -> Result<Progress, BackendError> {
+        if self.finished {
+            return Ok(Progress::Finished);
+        }
         if self.is_settling() {
             let device = self.bus.device_mut();
             device.settle().map_err(host_error)?;
@@ -226,15 +233,18 @@ impl Backend {
         self.broken = false;
         self.settling = false;
         self.wakeups.listen(true).map_err(BackendError::Poll)?;
-        progress(phase)
+        Ok(self.progress(phase))
     }
-}
 
-fn progress(phase: Phase) -> Result<Progress, BackendError> {
-    Ok(match phase {
-        Phase::Running(_) => Progress::Idle,
-        Phase::Finished => Progress::Finished,
-    })
+    fn progress(&mut self, phase: Phase) -> Progress {
+        match phase {
+            Phase::Running(_) => Progress::Idle,
+            Phase::Finished => {
+                self.finished = true;
+                Progress::Finished
+            }
+        }
+    }
 }
 
 /// An error of the queue that is not the guest's doing.

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use cantle_abi::io::blkif::{BlkifRequest, BlkifResponse};
 use cantle_abi::ring::{BackRing, RingBroken};
 use cantle_abi::{DomId, GrantRef};
-use cantle_evtchn::platform::Channel;
+use cantle_evtchn::Channel;
 use cantle_grant::Mapping;
-use cantle_grant::mapper::{Access, GrantMapper};
+use cantle_grant::{Access, GrantMapper};
 
 use crate::image::{BlockImage, Completion, Io, IoOp, Pages};
 use crate::request::{Command, Request, RequestError, status};
@@ -47,7 +47,7 @@ pub struct Queue {
     pending: Vec<Option<Pending>>,
     free: Vec<usize>,
     /// Requests of the past, to be used again.
-    spare: Vec<Box<Io>>,
+    spare: Vec<Io>,
     finished: Vec<Completion>,
     stats: Arc<Stats>,
 }

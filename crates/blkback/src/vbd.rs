@@ -9,9 +9,9 @@ use cantle_abi::io::blkif::VDISK_READONLY;
 use cantle_abi::ring::RingBroken;
 use cantle_abi::{GrantRef, Port};
 use cantle_evtchn::EvtchnError;
-use cantle_evtchn::platform::EventChannels;
+use cantle_evtchn::EventChannels;
 use cantle_grant::GrantStatus;
-use cantle_grant::mapper::{Access, GrantMapper};
+use cantle_grant::{Access, GrantMapper};
 use cantle_xenstore::Error as StoreError;
 use cantle_xenstore::xenbus::{Device, DeviceError, FrontKeys, Keys};
 

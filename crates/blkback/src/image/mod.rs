@@ -49,7 +49,7 @@ pub struct Geometry {
 #[derive(Debug)]
 pub struct Completion {
     /// The request, as it was queued: its token says which it is.
-    pub io: Box<Io>,
+    pub io: Io,
     /// Whether all of it was done. After an error, how much was done is not known.
     pub result: Result<(), ImageError>,
 }
@@ -91,7 +91,7 @@ pub trait BlockImage: Send {
     fn geometry(&self) -> Geometry;
 
     /// Takes a request. Never waits and never fails: what is wrong with it comes back as a [`Completion`].
-    fn queue(&mut self, io: Box<Io>);
+    fn queue(&mut self, io: Io);
 
     /// Sets everything that was queued to work, in one system call where the image makes system calls.
     ///
@@ -134,7 +134,7 @@ impl<I: BlockImage + ?Sized> BlockImage for Box<I> {
     fn geometry(&self) -> Geometry {
         (**self).geometry()
     }
-    fn queue(&mut self, io: Box<Io>) {
+    fn queue(&mut self, io: Io) {
         (**self).queue(io);
     }
     fn submit(&mut self) -> IoResult<()> {

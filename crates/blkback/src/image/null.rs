@@ -35,7 +35,7 @@ impl BlockImage for NullImage {
         self.geometry
     }
 
-    fn queue(&mut self, io: Box<Io>) {
+    fn queue(&mut self, io: Io) {
         let result = self.geometry.check(&io);
         self.finished.push(Completion { io, result });
     }

@@ -31,8 +31,8 @@ pub struct Faults {
 
 #[derive(Default)]
 struct Held {
-    waiting: Vec<Box<Io>>,
-    released: Vec<Box<Io>>,
+    waiting: Vec<Io>,
+    released: Vec<Io>,
 }
 
 impl Faults {
@@ -123,7 +123,7 @@ impl<I: BlockImage> BlockImage for FaultImage<I> {
         self.inner.geometry()
     }
 
-    fn queue(&mut self, io: Box<Io>) {
+    fn queue(&mut self, io: Io) {
         let fault = {
             let mut plan = self.faults.plan.lock().unwrap_or_else(PoisonError::into_inner);
             (*plan)(&io)

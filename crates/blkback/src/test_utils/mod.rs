@@ -1,7 +1,11 @@
 //! The other side, and a small world around both: for tests, benchmarks, examples and fuzzing.
 
 mod fault;
+mod front;
 mod memory;
+mod world;
 
 pub use fault::{Fault, FaultImage, Faults};
+pub use front::{BlkFront, FrontError, LentPage, REQUEST_BYTES, Random, Transfer};
 pub use memory::{copy_in, copy_out};
+pub use world::{BACK, FRONT, Served, World};

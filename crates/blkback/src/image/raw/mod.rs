@@ -57,7 +57,7 @@ impl BlockImage for RawImage {
         self.geometry
     }
 
-    fn queue(&mut self, io: Box<Io>) {
+    fn queue(&mut self, io: Io) {
         match self.geometry.check(&io) {
             Ok(()) => self.uring.queue(io),
             Err(error) => self.uring.refuse(Completion {

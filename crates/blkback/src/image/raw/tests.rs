@@ -23,8 +23,8 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i / 512 + i % 251).to_le_bytes()[0]).collect()
 }
 
-fn io(token: u64, op: IoOp, sector: u64, pages: &Arc<HeapPages>, parts: &[(usize, usize)]) -> Box<Io> {
-    let mut io = Box::new(Io::new());
+fn io(token: u64, op: IoOp, sector: u64, pages: &Arc<HeapPages>, parts: &[(usize, usize)]) -> Io {
+    let mut io = Io::new();
     io.begin(token, op, sector);
     for (offset, len) in parts {
         io.push(Pages::Shared(pages.clone()), *offset, *len).unwrap();

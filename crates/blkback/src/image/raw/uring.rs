@@ -25,7 +25,7 @@ const IMAGE: Fixed = Fixed(0);
 #[derive(Default)]
 struct Flight {
     /// `None`: the place is free.
-    io: Option<Box<Io>>,
+    io: Option<Io>,
     /// Where the kernel transfers to or from: the request's segments less what is done, merged where they touch.
     iovecs: Vec<libc::iovec>,
     /// Bytes transferred so far.
@@ -102,7 +102,7 @@ impl Uring {
     }
 
     /// Takes a request that is within the disk.
-    pub(super) fn queue(&mut self, io: Box<Io>) {
+    pub(super) fn queue(&mut self, io: Io) {
         let index = self.free.pop().unwrap_or_else(|| {
             self.flights.push(Flight::default());
             u32::try_from(self.flights.len() - 1).unwrap_or(u32::MAX)
@@ -228,7 +228,7 @@ impl Uring {
 impl Flight {
     /// The submission of what is left to do. `None` for a free place, which is never queued.
     fn entry(&mut self) -> Option<Entry> {
-        let io = self.io.as_deref()?;
+        let io = self.io.as_ref()?;
         // Checked to be on the disk, whose length in bytes fits in 64 bits.
         let start = io.sector().wrapping_mul(SECTOR_SIZE);
         let at = start.wrapping_add(self.done as u64);
@@ -264,7 +264,7 @@ impl Flight {
 
     /// Takes in the kernel's result; `None` where the rest is to be submitted.
     fn advance(&mut self, result: i32) -> Option<std::result::Result<(), ImageError>> {
-        let Some(io) = self.io.as_deref() else {
+        let Some(io) = self.io.as_ref() else {
             return Some(Ok(()));
         };
         let Ok(transferred) = usize::try_from(result) else {

@@ -1,0 +1,186 @@
+//! A store, a guest and a service domain in one process: what a disk needs around it.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use cantle_abi::DomId;
+use cantle_evtchn::{EventChannels, Hub, SystemDomain};
+use cantle_grant::test_utils::HeapGuest;
+use cantle_grant::{GrantMapper, InProcessMapper, Tables};
+use cantle_xenstore::xenbus::{DeviceId, toolstack};
+use cantle_xenstore::{Client, Shared};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::{BlkFront, FrontError};
+use crate::image::BlockImage;
+use crate::{Backend, BackendError, Stats};
+
+/// The guest's domain.
+pub const FRONT: DomId = DomId(1);
+/// The domain that serves the disk.
+pub const BACK: DomId = DomId(0);
+/// The guest's memory in pages: the ring, 32 requests of 11 pages, grant table, and some to spare for attacks.
+const GUEST_PAGES: usize = 1024;
+
+/// Everything around one disk. The guest is memory and a grant table in this process; store, event channels and grants are
+/// the real ones.
+#[derive(Debug)]
+pub struct World {
+    store: Shared,
+    tables: Arc<Tables>,
+    guest: Arc<HeapGuest>,
+    front: Arc<SystemDomain>,
+    back: Arc<SystemDomain>,
+    id: DeviceId,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl World {
+    /// A world with a guest that has no disk yet.
+    ///
+    /// # Panics
+    ///
+    /// Where two domains do not fit in an empty hub.
+    #[must_use]
+    pub fn new() -> Self {
+        let hub = Hub::new();
+        let tables = Arc::new(Tables::new());
+        Self {
+            store: Shared::default(),
+            guest: Arc::new(HeapGuest::new(&tables, FRONT, GUEST_PAGES)),
+            tables,
+            front: hub.add_system(FRONT).expect("the hub is empty"),
+            back: hub.add_system(BACK).expect("the number is free"),
+            id: DeviceId::new("vbd", 51712, FRONT, BACK),
+        }
+    }
+
+    /// Makes the device's directories, as a toolstack does, and a backend with this image. Earlier directories are replaced.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Backend::new`].
+    pub fn backend(&self, image: Box<dyn BlockImage>) -> Result<Backend, BackendError> {
+        let client = self.client(BACK).map_err(BackendError::Poll)?;
+        toolstack::create_device(&*client, &self.id, &[], &[])?;
+        let (channels, grants) = self.platform();
+        Backend::new(client, channels, grants, image, self.id.clone())
+    }
+
+    /// The event channels and grants that a backend gets here.
+    #[must_use]
+    pub fn platform(&self) -> (Arc<dyn EventChannels>, Arc<dyn GrantMapper>) {
+        let mapper = InProcessMapper::new(Arc::clone(&self.tables), BACK);
+        (self.back.clone(), Arc::new(mapper))
+    }
+
+    /// A connection to the store for a domain.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is free.
+    pub fn client(&self, domain: DomId) -> io::Result<Arc<dyn Client>> {
+        Ok(Arc::new(self.store.client(domain)?))
+    }
+
+    /// The disk's name.
+    #[must_use]
+    pub fn id(&self) -> &DeviceId {
+        &self.id
+    }
+
+    /// The guest.
+    #[must_use]
+    pub fn guest(&self) -> &Arc<HeapGuest> {
+        &self.guest
+    }
+
+    /// The guest's event channels.
+    #[must_use]
+    pub fn front_channels(&self) -> &Arc<SystemDomain> {
+        &self.front
+    }
+
+    /// Runs a backend in a thread of its own.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no descriptor for the stop event.
+    #[must_use]
+    pub fn serve(&self, mut backend: Backend) -> Served {
+        let stop = Arc::new(EventFd::new(EFD_NONBLOCK).expect("a descriptor is free"));
+        let stats = backend.stats();
+        let until = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let result = backend.run(&until);
+            (backend, result)
+        });
+        Served {
+            stop,
+            stats,
+            thread: Some(thread),
+        }
+    }
+
+    /// A front end, connected. Somebody serves the backend meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`FrontError`].
+    pub fn front(&self) -> Result<BlkFront, FrontError> {
+        BlkFront::connect(self)
+    }
+}
+
+type Outcome = (Backend, Result<(), BackendError>);
+
+/// A backend in its thread. Dropping it stops the thread.
+#[derive(Debug)]
+pub struct Served {
+    stop: Arc<EventFd>,
+    stats: Arc<Stats>,
+    thread: Option<JoinHandle<Outcome>>,
+}
+
+impl Served {
+    /// The disk's counters.
+    #[must_use]
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// Whether the thread has ended by itself.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Stops the thread and gives the backend back, with how it ended.
+    ///
+    /// # Panics
+    ///
+    /// Where the backend panicked.
+    pub fn stop(mut self) -> Outcome {
+        self.join().expect("it was not stopped before")
+    }
+
+    fn join(&mut self) -> Option<Outcome> {
+        let thread = self.thread.take()?;
+        self.stop.write(1).expect("an eventfd takes one");
+        Some(thread.join().expect("the backend does not panic"))
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.join();
+        }
+    }
+}
