@@ -1,4 +1,5 @@
 //! A guest's ring and the server, over real shared memory.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -71,11 +72,11 @@ fn get(page: &HeapPages, offset: usize) -> u32 {
 
 fn word(page: &HeapPages, offset: usize) -> &AtomicU32 {
     assert!(offset + 4 <= page.len() && offset.is_multiple_of(4));
-    // SAFETY: inside the page and aligned, by the assertion; the page outlives the borrow.
     #[expect(
         unsafe_code,
         reason = "the test scribbles over the page as a guest may"
     )]
+    // SAFETY: inside the page and aligned, by the assertion; the page outlives the borrow.
     unsafe {
         AtomicU32::from_ptr(page.as_ptr().add(offset).cast().as_ptr())
     }

@@ -47,7 +47,7 @@ pub fn create_domain(client: &dyn Client, spec: &DomainSpec) -> Result<(), Error
 }
 
 /// Nodes of a domain's home that are the domain's own.
-const OWN_DIRS: [&str; 9] = [
+const OWN_DIRS: [&str; 10] = [
     "data",
     "drivers",
     "feature",
@@ -56,6 +56,7 @@ const OWN_DIRS: [&str; 9] = [
     "control/shutdown",
     "control/feature-poweroff",
     "control/feature-reboot",
+    "control/feature-suspend",
     "control/sysrq",
 ];
 

@@ -1,0 +1,433 @@
+//! The protocol on the wire: what each request is answered, byte by byte.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use cantle_abi::io::xs_wire::{
+    XS_CONTROL, XS_DIRECTORY, XS_DIRECTORY_PART, XS_ERROR, XS_GET_DOMAIN_PATH, XS_GET_PERMS,
+    XS_INTRODUCE, XS_IS_DOMAIN_INTRODUCED, XS_MKDIR, XS_READ, XS_RELEASE, XS_RESUME, XS_RM,
+    XS_SET_PERMS, XS_SET_TARGET, XS_TRANSACTION_END, XS_TRANSACTION_START, XS_UNWATCH, XS_WATCH,
+    XS_WATCH_EVENT, XS_WRITE, XsType,
+};
+use cantle_abi::{DomId, Gfn, Port};
+use cantle_xenstore::server::{Action, Closed, ConnId, Server};
+use cantle_xenstore::wire::{Message, TooLong, emit};
+use proptest::prelude::*;
+
+const GUEST: DomId = DomId(5);
+
+/// Everything that waits on a connection, as kinds and payloads.
+fn sent(server: &mut Server, conn: ConnId) -> Vec<(XsType, Vec<u8>)> {
+    let bytes = server.output(conn, usize::MAX).to_vec();
+    server.consume_output(conn, bytes.len());
+    let mut rest = bytes.as_slice();
+    let mut messages = Vec::new();
+    while let Some((message, after)) = Message::parse(rest).unwrap() {
+        messages.push((message.header.kind, message.payload.to_vec()));
+        rest = after;
+    }
+    assert!(rest.is_empty());
+    messages
+}
+
+/// Sends one request and returns the reply's payload; an error's is preceded by a `!`.
+fn ask_in(server: &mut Server, conn: ConnId, op: XsType, tx: u32, payload: &[u8]) -> String {
+    let mut bytes = Vec::new();
+    emit(&mut bytes, op, 77, tx, &[payload]).unwrap();
+    assert_eq!(server.feed(conn, &bytes), Ok(bytes.len()));
+    let output = server.output(conn, usize::MAX).to_vec();
+    let (message, _) = Message::parse(&output).unwrap().unwrap();
+    assert_eq!((message.header.req_id, message.header.tx_id), (77, tx));
+    let (kind, payload) = sent(server, conn).remove(0);
+    let text = String::from_utf8(payload).unwrap().replace('\0', "|");
+    if kind == XS_ERROR {
+        return format!("!{}", text.trim_end_matches('|'));
+    }
+    assert_eq!(kind, op);
+    text
+}
+
+fn ask(server: &mut Server, conn: ConnId, op: XsType, payload: &[u8]) -> String {
+    ask_in(server, conn, op, 0, payload)
+}
+
+fn world() -> (Server, ConnId, ConnId) {
+    let mut server = Server::new();
+    let dom0 = server.connect(DomId::DOM0, true);
+    let guest = server.connect(GUEST, false);
+    assert_eq!(
+        ask(&mut server, dom0, XS_MKDIR, b"/local/domain/5\0"),
+        "OK|"
+    );
+    assert_eq!(
+        ask(
+            &mut server,
+            dom0,
+            XS_SET_PERMS,
+            b"/local/domain/5\0n5\0r7\0"
+        ),
+        "OK|"
+    );
+    (server, dom0, guest)
+}
+
+#[test]
+fn nodes() {
+    let (mut server, _, guest) = world();
+    let s = &mut server;
+    assert_eq!(ask(s, guest, XS_READ, b"a\0"), "!ENOENT");
+    assert_eq!(ask(s, guest, XS_WRITE, b"a/b\0value"), "OK|");
+    assert_eq!(ask(s, guest, XS_READ, b"/local/domain/5/a/b\0"), "value");
+    assert_eq!(ask(s, guest, XS_READ, b"a\0"), "");
+    assert_eq!(ask(s, guest, XS_WRITE, b"a/b\0with\0nul"), "OK|");
+    assert_eq!(ask(s, guest, XS_READ, b"a/b\0"), "with|nul");
+    assert_eq!(
+        ask(s, guest, XS_MKDIR, b"a/b\0"),
+        "OK|",
+        "it stays as it is"
+    );
+    assert_eq!(ask(s, guest, XS_READ, b"a/b\0"), "with|nul");
+    assert_eq!(ask(s, guest, XS_MKDIR, b"a/a\0"), "OK|");
+    assert_eq!(ask(s, guest, XS_DIRECTORY, b"a\0"), "a|b|");
+    assert_eq!(ask(s, guest, XS_DIRECTORY, b"a/b\0"), "");
+    assert_eq!(ask(s, guest, XS_GET_PERMS, b"a/b\0"), "n5|r7|");
+    assert_eq!(ask(s, guest, XS_RM, b"a\0"), "OK|");
+    assert_eq!(ask(s, guest, XS_RM, b"a\0"), "OK|", "its parent exists");
+    assert_eq!(ask(s, guest, XS_RM, b"a/b\0"), "!ENOENT");
+    assert_eq!(ask(s, guest, XS_READ, b"/local/domain/6/a\0"), "!EACCES");
+    assert_eq!(ask(s, guest, XS_WRITE, b"/local\0x"), "!EACCES");
+}
+
+#[test]
+fn parts_of_a_directory() {
+    let (mut server, dom0, _) = world();
+    let s = &mut server;
+    for name in ["x/one", "x/two", "x/three"] {
+        ask(s, dom0, XS_WRITE, format!("/{name}\0").as_bytes());
+    }
+    let whole = ask(s, dom0, XS_DIRECTORY_PART, b"/x\x000\0");
+    let (generation, list) = whole.split_once('|').unwrap();
+    assert!(generation.parse::<u64>().is_ok());
+    assert_eq!(list, "one|three|two||");
+    let rest = ask(s, dom0, XS_DIRECTORY_PART, b"/x\x004\0");
+    assert_eq!(rest, format!("{generation}|three|two||"));
+    assert_eq!(
+        ask(s, dom0, XS_DIRECTORY_PART, b"/x\x0014\0"),
+        format!("{generation}||")
+    );
+    ask(s, dom0, XS_WRITE, b"/x/four\0");
+    let later = ask(s, dom0, XS_DIRECTORY_PART, b"/x\x000\0");
+    assert!(!later.starts_with(generation), "the list has changed");
+    assert_eq!(ask(s, dom0, XS_DIRECTORY_PART, b"/x\0-1\0"), "!EINVAL");
+    assert_eq!(ask(s, dom0, XS_DIRECTORY_PART, b"/x\0"), "!EINVAL");
+}
+
+#[test]
+fn transactions() {
+    let (mut server, dom0, guest) = world();
+    let s = &mut server;
+    let first: u32 = ask(s, guest, XS_TRANSACTION_START, b"\0")
+        .trim_end_matches('|')
+        .parse()
+        .unwrap();
+    assert_ne!(first, 0);
+    assert_eq!(
+        ask_in(s, guest, XS_TRANSACTION_START, first, b"\0"),
+        "!EBUSY"
+    );
+    assert_eq!(ask_in(s, guest, XS_WRITE, first, b"a\0one"), "OK|");
+    assert_eq!(
+        ask(s, guest, XS_READ, b"a\0"),
+        "!ENOENT",
+        "nobody sees it yet"
+    );
+    assert_eq!(ask_in(s, guest, XS_READ, first, b"a\0"), "one");
+    assert_eq!(
+        ask_in(s, dom0, XS_READ, first, b"/a\0"),
+        "!ENOENT",
+        "not dom0's transaction"
+    );
+    assert_eq!(
+        ask_in(s, guest, XS_TRANSACTION_END, first, b"X\0"),
+        "!EINVAL"
+    );
+    assert_eq!(ask_in(s, guest, XS_TRANSACTION_END, first, b"T\0"), "OK|");
+    assert_eq!(ask(s, guest, XS_READ, b"a\0"), "one");
+    assert_eq!(
+        ask_in(s, guest, XS_TRANSACTION_END, first, b"T\0"),
+        "!ENOENT"
+    );
+
+    let second: u32 = ask(s, guest, XS_TRANSACTION_START, b"\0")
+        .trim_end_matches('|')
+        .parse()
+        .unwrap();
+    assert_eq!(ask_in(s, guest, XS_READ, second, b"a\0"), "one");
+    assert_eq!(ask_in(s, guest, XS_WRITE, second, b"b\0two"), "OK|");
+    assert_eq!(ask(s, dom0, XS_WRITE, b"/local/domain/5/a\0other"), "OK|");
+    assert_eq!(
+        ask_in(s, guest, XS_READ, second, b"a\0"),
+        "one",
+        "a snapshot"
+    );
+    assert_eq!(
+        ask_in(s, guest, XS_TRANSACTION_END, second, b"T\0"),
+        "!EAGAIN"
+    );
+    assert_eq!(ask(s, guest, XS_READ, b"b\0"), "!ENOENT");
+}
+
+#[test]
+fn watches() {
+    let (mut server, dom0, guest) = world();
+    let mut bytes = Vec::new();
+    emit(&mut bytes, XS_WATCH, 1, 0, &[b"device\0tok\0"]).unwrap();
+    server.feed(guest, &bytes).unwrap();
+    let event = |text: &[u8]| (XS_WATCH_EVENT, text.to_vec());
+    assert_eq!(
+        sent(&mut server, guest),
+        [(XS_WATCH, b"OK\0".to_vec()), event(b"device\0tok\0")],
+        "the acknowledgement, then the first event"
+    );
+    assert_eq!(
+        ask(&mut server, guest, XS_WATCH, b"device\0tok\0"),
+        "!EEXIST"
+    );
+    assert_eq!(
+        ask(
+            &mut server,
+            guest,
+            XS_WATCH,
+            b"/local/domain/5/device\0tok\0"
+        ),
+        "!EEXIST"
+    );
+    ask(
+        &mut server,
+        dom0,
+        XS_WRITE,
+        b"/local/domain/5/device/vif/0\0",
+    );
+    ask(
+        &mut server,
+        dom0,
+        XS_MKDIR,
+        b"/local/domain/5/device/vif/0\0",
+    );
+    ask(&mut server, dom0, XS_WRITE, b"/local/domain/5/devices\0");
+    assert_eq!(server.take_ready(), [dom0, guest]);
+    assert_eq!(
+        sent(&mut server, guest),
+        [event(b"device/vif/0\0tok\0")],
+        "once, and relative"
+    );
+    ask(
+        &mut server,
+        guest,
+        XS_WATCH,
+        b"/local/domain/5/device/vif/0\0deep\0",
+    );
+    assert_eq!(
+        ask(&mut server, guest, XS_UNWATCH, b"device\0other\0"),
+        "!ENOENT"
+    );
+    ask(&mut server, dom0, XS_RM, b"/local/domain/5/device\0");
+    assert_eq!(
+        sent(&mut server, guest),
+        [
+            event(b"device\0tok\0"),
+            event(b"/local/domain/5/device/vif/0\0deep\0")
+        ],
+        "above by the top's name, below by its own"
+    );
+    assert_eq!(ask(&mut server, guest, XS_UNWATCH, b"device\0tok\0"), "OK|");
+    ask(&mut server, dom0, XS_WRITE, b"/local/domain/5/device\0");
+    assert_eq!(sent(&mut server, guest), []);
+    for bad in [
+        &b"device\0"[..],
+        b"device\0tok",
+        b"@nothing\0tok\0",
+        b"\0tok\0",
+    ] {
+        assert_eq!(ask(&mut server, guest, XS_WATCH, bad), "!EINVAL");
+    }
+}
+
+#[test]
+fn a_watch_that_is_dropped_takes_its_waiting_events_along() {
+    let (mut server, dom0, guest) = world();
+    ask(&mut server, guest, XS_WATCH, b"a\0t\0");
+    ask(&mut server, dom0, XS_WRITE, b"/local/domain/5/a\0");
+    let mut bytes = Vec::new();
+    emit(&mut bytes, XS_UNWATCH, 1, 0, &[b"a\0t\0"]).unwrap();
+    server.feed(guest, &bytes).unwrap();
+    assert_eq!(sent(&mut server, guest), [(XS_UNWATCH, b"OK\0".to_vec())]);
+}
+
+#[test]
+fn domains() {
+    let (mut server, dom0, guest) = world();
+    let s = &mut server;
+    ask(s, dom0, XS_WATCH, b"@introduceDomain\0in\0");
+    ask(s, dom0, XS_WATCH, b"@releaseDomain\0out\0");
+    assert_eq!(
+        ask(s, dom0, XS_GET_DOMAIN_PATH, b"12\0"),
+        "/local/domain/12|"
+    );
+    assert_eq!(ask(s, dom0, XS_IS_DOMAIN_INTRODUCED, b"5\0"), "F|");
+    assert_eq!(ask(s, dom0, XS_RESUME, b"5\0"), "!ENOENT");
+    assert_eq!(ask(s, dom0, XS_RELEASE, b"5\0"), "!ENOENT");
+    let mut bytes = Vec::new();
+    emit(&mut bytes, XS_INTRODUCE, 1, 0, &[b"5\x001048575\x003\0"]).unwrap();
+    s.feed(dom0, &bytes).unwrap();
+    assert_eq!(
+        sent(s, dom0),
+        [
+            (XS_WATCH_EVENT, b"@introduceDomain\0in\0".to_vec()),
+            (XS_INTRODUCE, b"OK\0".to_vec())
+        ]
+    );
+    let introduced = Action::Introduced {
+        domid: GUEST,
+        gfn: Gfn(1_048_575),
+        port: Port(3),
+    };
+    assert_eq!(s.take_action(), Some(introduced));
+    assert_eq!(ask(s, dom0, XS_IS_DOMAIN_INTRODUCED, b"5\0"), "T|");
+    assert_eq!(ask(s, dom0, XS_RESUME, b"5\0"), "OK|");
+    for op in [XS_INTRODUCE, XS_RELEASE, XS_RESUME, XS_CONTROL] {
+        assert_eq!(ask(s, guest, op, b"5\0"), "!EACCES");
+    }
+    for bad in [
+        &b"5\x001\0"[..],
+        b"x\x001\x002\0",
+        b"32752\x001\x002\0",
+        b"5\x001\x00-2\0",
+    ] {
+        assert_eq!(ask(s, dom0, XS_INTRODUCE, bad), "!EINVAL");
+    }
+    assert_eq!(ask(s, dom0, XS_RELEASE, b"0\0"), "!EINVAL");
+    emit(&mut bytes, XS_RELEASE, 1, 0, &[b"5\0"]).unwrap();
+    s.feed(dom0, &bytes[bytes.len() - 18..]).unwrap();
+    assert_eq!(
+        sent(s, dom0),
+        [
+            (XS_WATCH_EVENT, b"@releaseDomain\0out\0".to_vec()),
+            (XS_RELEASE, b"OK\0".to_vec())
+        ]
+    );
+    assert_eq!(s.take_action(), Some(Action::Released { domid: GUEST }));
+    assert_eq!(s.feed(guest, b"x"), Err(Closed::Unknown));
+    assert_eq!(
+        ask(s, dom0, XS_READ, b"/local/domain/5\0"),
+        "!ENOENT",
+        "its home was its own"
+    );
+}
+
+#[test]
+fn control_and_what_is_unknown() {
+    let (mut server, dom0, guest) = world();
+    assert_eq!(
+        ask(&mut server, dom0, XS_CONTROL, b"help\0"),
+        "check\nhelp|"
+    );
+    assert_eq!(ask(&mut server, dom0, XS_CONTROL, b"check\0"), "OK|");
+    assert_eq!(ask(&mut server, dom0, XS_CONTROL, b"nonsense\0"), "!EINVAL");
+    for op in [
+        XS_SET_TARGET,
+        XS_WATCH_EVENT,
+        XS_ERROR,
+        XsType(20),
+        XsType(0xffff),
+    ] {
+        assert_eq!(ask(&mut server, guest, op, b"a\0"), "!ENOSYS");
+    }
+}
+
+#[test]
+fn payloads_of_a_wrong_form_are_refused_and_the_connection_lives() {
+    let (mut server, _, guest) = world();
+    for op in [
+        XS_READ,
+        XS_MKDIR,
+        XS_RM,
+        XS_DIRECTORY,
+        XS_GET_PERMS,
+        XS_WRITE,
+        XS_SET_PERMS,
+    ] {
+        for bad in [&b""[..], b"a", b"a\xff\0", b"a b\0"] {
+            assert_eq!(
+                ask(&mut server, guest, op, bad),
+                "!EINVAL",
+                "{op:?} {bad:?}"
+            );
+        }
+    }
+    for op in [XS_READ, XS_MKDIR, XS_RM, XS_DIRECTORY, XS_GET_PERMS] {
+        assert_eq!(ask(&mut server, guest, op, b"a\0b\0"), "!EINVAL", "{op:?}");
+    }
+    assert_eq!(
+        ask(&mut server, guest, XS_SET_PERMS, b"a\0n32753\0"),
+        "!EINVAL"
+    );
+}
+
+#[test]
+fn a_message_too_long_ends_its_connection_only() {
+    let (mut server, dom0, guest) = world();
+    let mut bytes = Vec::new();
+    emit(&mut bytes, XS_READ, 1, 0, &[b"a\0"]).unwrap();
+    bytes[12..16].copy_from_slice(&4097_u32.to_le_bytes());
+    assert_eq!(server.feed(guest, &bytes[..10]), Ok(10));
+    let too_long = Closed::Protocol(TooLong { len: 4097 });
+    assert_eq!(server.feed(guest, &bytes[10..]), Err(too_long));
+    assert_eq!(server.feed(guest, &bytes), Err(Closed::Unknown));
+    assert!(!server.is_connected(guest));
+    assert_eq!(ask(&mut server, dom0, XS_READ, b"/tool\0"), "");
+}
+
+proptest! {
+    /// However the bytes are cut, the replies are the same.
+    #[test]
+    fn cuts_do_not_matter(cuts in prop::collection::vec(1..60_usize, 1..80)) {
+        let requests = |server: &mut Server, guest: ConnId, mut cuts: Box<dyn Iterator<Item = usize>>| {
+            let mut bytes = Vec::new();
+            for number in 0..40_u32 {
+                let path = format!("n{}\0", number % 7);
+                emit(&mut bytes, XS_WRITE, number, 0, &[path.as_bytes(), &vec![b'v'; number as usize]]).unwrap();
+                emit(&mut bytes, XS_READ, number, 0, &[path.as_bytes()]).unwrap();
+            }
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(cuts.next().unwrap().min(rest.len()));
+                assert_eq!(server.feed(guest, now), Ok(now.len()));
+                rest = later;
+            }
+            sent(server, guest)
+        };
+        let (mut whole, _, guest) = world();
+        let wanted = requests(&mut whole, guest, Box::new(std::iter::repeat(usize::MAX)));
+        prop_assert_eq!(wanted.len(), 80);
+        let (mut cut, _, guest) = world();
+        let cuts = cuts.into_iter().cycle();
+        prop_assert_eq!(requests(&mut cut, guest, Box::new(cuts)), wanted);
+    }
+
+    /// No bytes do harm: what is no message ends the connection, and the store's accounts hold.
+    #[test]
+    fn no_bytes_do_harm(
+        messages in prop::collection::vec((0..24_u32, 0..3_u32, "[a-c/@0-9\\x00TFnrwb-]{0,24}"), 0..60),
+        tail in prop::collection::vec(any::<u8>(), 0..64),
+    ) {
+        let (mut server, dom0, guest) = world();
+        for (kind, tx, payload) in &messages {
+            let mut bytes = Vec::new();
+            emit(&mut bytes, XsType(*kind), 1, *tx, &[payload.as_bytes()]).unwrap();
+            prop_assert_eq!(server.feed(guest, &bytes), Ok(bytes.len()));
+            sent(&mut server, guest);
+        }
+        let _ = server.feed(guest, &tail);
+        prop_assert_eq!(ask(&mut server, dom0, XS_CONTROL, b"check\0"), "OK|");
+        prop_assert_eq!(ask(&mut server, dom0, XS_GET_PERMS, b"/\0"), "n0|");
+    }
+}
