@@ -1,2 +1,41 @@
-//! main
-fn main() {}
+//! `cantle` runs an unmodified Xen guest on plain Linux/KVM, in `xl`'s habits.
+//!
+//! `cantle run` takes the guest from its options or from a file in `xl.cfg`'s syntax, gives it the terminal as its
+//! console, and says at the end how it ended. Everything else is in the library crates; what is here is the
+//! command line ([`cli`]), the file ([`config`]), the terminal and the signals.
+
+mod cli;
+mod config;
+mod run;
+mod supervisor;
+mod terminal;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use cli::{Cli, Command};
+
+/// Exit code for a guest that could not be set up, and for wrong usage.
+const SETUP_FAILED: u8 = 2;
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_env("CANTLE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .compact()
+        .init();
+    let done = match Cli::parse().command {
+        Command::Run(args) => args.guest().and_then(|guest| run::run(&guest, args.stats)),
+        Command::ProbeKvm => cantle_vmm_core::kvm_runs_stock_kernels()
+            .map(|runs| u8::from(!runs))
+            .map_err(anyhow::Error::from),
+    };
+    ExitCode::from(done.unwrap_or_else(|error| {
+        eprintln!("cantle: {error:#}");
+        SETUP_FAILED
+    }))
+}

@@ -1,0 +1,233 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use cantle_vmm_core::{DiskConfig, GuestConfig, NetConfig, TransportChoice};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{self, Action, Guest, spec};
+
+/// Runs Xen guests on plain Linux/KVM.
+#[derive(Debug, Parser)]
+#[command(name = "cantle", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs a guest in the foreground, with the terminal as its console.
+    Run(RunArgs),
+    /// Whether this machine's /dev/kvm can run a stock kernel: exit code 0 if so, 1 if not.
+    #[command(hide = true)]
+    ProbeKvm,
+}
+
+const RUN_HELP: &str = "\
+Ctrl-] leaves: it destroys the guest. SIGTERM, SIGINT and SIGHUP destroy it too.
+
+Examples:
+  cantle run --kernel /boot/vmlinuz --initrd initrd.img --cmdline 'console=hvc0 root=/dev/xvda' \\
+      --memory 512M --vcpus 2 --disk path=root.img --disk path=data.img,ro --net tap=tap0
+  cantle run guest.cfg --stats json
+
+Exit codes:
+  0      the guest powered off, or Ctrl-] was pressed
+  2      it could not be set up, or the usage is wrong
+  3      it crashed
+  4      it rebooted, and is not to be started again
+  5      it suspended itself
+  128+n  signal n ended it
+
+CANTLE_LOG=debug in the environment shows what the host does (error, warn, info, debug, trace).";
+
+/// Runs a guest, from options or from a file.
+#[derive(Debug, Args)]
+#[command(after_help = RUN_HELP)]
+pub(crate) struct RunArgs {
+    /// The guest in xl.cfg's syntax, instead of the options that describe one.
+    #[arg(value_name = "GUEST.CFG", required_unless_present = "kernel",
+        conflicts_with_all = ["kernel", "initrd", "cmdline", "memory", "vcpus", "disk", "net", "name"])]
+    file: Option<PathBuf>,
+
+    /// The kernel: an ELF vmlinux or a bzImage, with a PVH entry.
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+
+    /// The initial RAM disk.
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+
+    /// The kernel's command line.
+    #[arg(long, value_name = "TEXT", default_value = "console=hvc0")]
+    cmdline: String,
+
+    /// Memory, in MiB or with a suffix: K, M or G.
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = spec::memory)]
+    memory: u64,
+
+    /// vCPUs, 1 to 16.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    vcpus: u32,
+
+    /// A raw image or block device for the guest; may be given several times: the first is xvda.
+    #[arg(long, value_name = "path=FILE[,ro][,vdev=NAME]", value_parser = spec::disk_option)]
+    disk: Vec<DiskConfig>,
+
+    /// A network interface on a tap device; may be given several times.
+    #[arg(long, value_name = "tap=NAME[,mac=ADDRESS]", value_parser = spec::net_option)]
+    net: Vec<NetConfig>,
+
+    /// The guest's name.
+    #[arg(long, default_value = "guest", value_parser = spec::name)]
+    name: String,
+
+    /// How the guest's hypercalls reach the host.
+    #[arg(long, value_enum, default_value_t = Transport::Auto)]
+    transport: Transport,
+
+    /// At the end, print what the guest did: exits, hypercalls, events, grants, I/O. On standard output, in one line.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(crate) stats: Option<StatsFormat>,
+}
+
+/// How statistics are printed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum StatsFormat {
+    /// One JSON object.
+    Json,
+}
+
+/// How hypercalls arrive.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Transport {
+    /// The best that host and kernel offer.
+    Auto,
+    /// KVM's own Xen support.
+    Xen,
+    /// The hypercall page.
+    Page,
+    /// The kernel's own instructions, rewritten as it is loaded.
+    Rewrite,
+}
+
+impl From<Transport> for TransportChoice {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Auto => Self::Auto,
+            Transport::Xen => Self::Xen,
+            Transport::Page => Self::Page,
+            Transport::Rewrite => Self::Rewrite,
+        }
+    }
+}
+
+impl RunArgs {
+    /// The guest that is asked for, from the file or from the options.
+    pub(crate) fn guest(&self) -> Result<Guest> {
+        let mut guest = match (&self.file, &self.kernel) {
+            (Some(file), _) => config::read(file)?,
+            (None, Some(kernel)) => self.from_options(kernel.clone()),
+            (None, None) => anyhow::bail!("neither --kernel nor a file"),
+        };
+        guest.config.transport = self.transport.into();
+        Ok(guest)
+    }
+
+    fn from_options(&self, kernel: PathBuf) -> Guest {
+        Guest {
+            config: GuestConfig {
+                name: self.name.clone(),
+                kernel,
+                initrd: self.initrd.clone(),
+                cmdline: self.cmdline.clone(),
+                memory: self.memory,
+                vcpus: self.vcpus,
+                disks: self.disk.clone(),
+                nets: self.net.clone(),
+                transport: TransportChoice::Auto,
+            },
+            on_poweroff: Action::Destroy,
+            on_reboot: Action::Destroy,
+            on_crash: Action::Destroy,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn guest(args: &[&str]) -> Result<Guest, String> {
+        let cli =
+            Cli::try_parse_from([&["cantle", "run"], args].concat()).map_err(|e| e.to_string())?;
+        let Command::Run(run) = cli.command else {
+            return Err("not run".into());
+        };
+        run.guest().map_err(|e| format!("{e:#}"))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_become_a_guest() {
+        let guest = guest(&[
+            "--kernel",
+            "k",
+            "--initrd",
+            "i",
+            "--memory",
+            "1G",
+            "--vcpus",
+            "2",
+            "--disk",
+            "path=a",
+            "--disk",
+            "path=b,ro,vdev=xvdc",
+            "--net",
+            "tap=t0,mac=00:16:3e:01:02:03",
+            "--transport",
+            "page",
+        ])
+        .unwrap()
+        .config;
+        assert_eq!(
+            (guest.memory, guest.vcpus, guest.cmdline.as_str()),
+            (1 << 30, 2, "console=hvc0")
+        );
+        assert_eq!(
+            (guest.kernel.as_path(), guest.initrd.as_deref()),
+            (Path::new("k"), Some(Path::new("i")))
+        );
+        assert_eq!(guest.transport, TransportChoice::Page);
+        let disks: Vec<_> = guest
+            .disks
+            .iter()
+            .map(|d| (d.path.to_str(), d.read_only, d.vdev.as_deref()))
+            .collect();
+        assert_eq!(
+            disks,
+            [(Some("a"), false, None), (Some("b"), true, Some("xvdc"))]
+        );
+        assert_eq!(
+            (guest.nets[0].tap.as_str(), guest.nets[0].mac),
+            ("t0", Some([0, 0x16, 0x3e, 1, 2, 3]))
+        );
+    }
+
+    #[test]
+    fn a_file_and_options_that_describe_a_guest_exclude_each_other() {
+        assert!(guest(&["guest.cfg", "--kernel", "k"]).is_err());
+        assert!(guest(&["guest.cfg", "--memory", "1G"]).is_err());
+        assert!(guest(&[]).is_err());
+    }
+}
