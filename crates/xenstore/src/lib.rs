@@ -1,4 +1,57 @@
-//! xenstore
+//! Xenstore: the small tree of names by which Xen's domains find each other.
+//!
+//! From the bottom up:
+//!
+//! - the **store** (private): an immutable tree with structural sharing, permissions, accounts and transactions;
+//! - [`wire`]: the protocol's messages, parsed and emitted without I/O;
+//! - [`server`]: the protocol as a state machine, bytes in and bytes out; connections, watches, quotas, domains;
+//! - [`transport`]: how the bytes travel; here, a guest's shared page;
+//! - [`client`]: what everybody else uses, by three functions that a transport offers and the typed requests upon them;
+//! - [`xenbus`]: the handshake that every front and back end goes through, once for all kinds of device, and what a
+//!   toolstack writes to make them exist.
+//!
+//! It knows neither KVM nor event channels nor grants: a ring's page is any
+//! [`SharedMemory`](cantle_abi::SharedMemory), and how a guest is notified is a closure of the caller's. There are no threads in it,
+//! no clock and no global state.
+//!
+//! # A store in this process
+//!
+//! ```
+//! use cantle_abi::DomId;
+//! use cantle_xenstore::{Access, Client, ClientExt, Perms, Shared, TxId};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = Shared::default();
+//! let dom0 = store.client(DomId::DOM0)?;
+//! store.introduce(DomId(5))?;
+//!
+//! // A home for domain 5: its own, and nobody else's.
+//! dom0.transact(|tx| {
+//!     dom0.mkdir(tx, "/local/domain/5")?;
+//!     dom0.set_perms(tx, "/local/domain/5", &Perms::new(DomId(5), Access::None))
+//! })?;
+//!
+//! // The guest watches a path of its own; the first event comes at once.
+//! let guest = store.client(DomId(5))?;
+//! guest.watch("control/shutdown", "token")?;
+//! assert_eq!(guest.take_event().unwrap().path, "control/shutdown");
+//!
+//! dom0.write(TxId::NONE, "/local/domain/5/control/shutdown", b"poweroff")?;
+//! assert!(guest.take_event().is_some(), "and its event_fd() was readable");
+//! assert_eq!(guest.read(TxId::NONE, "control/shutdown")?, b"poweroff");
+//!
+//! // Two writers of the same value: the second to commit has seen what is no longer true.
+//! let ours = dom0.transaction_start()?;
+//! dom0.read(ours, "/local/domain/5/control/shutdown")?;
+//! guest.write(TxId::NONE, "control/shutdown", b"")?;
+//! assert!(dom0.transaction_end(ours, true).unwrap_err().is_again());
+//!
+//! // When the domain is gone, so is everything that it owned and every mention of it.
+//! store.release(DomId(5))?;
+//! assert!(!dom0.exists(TxId::NONE, "/local/domain/5")?);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod client;
 mod error;
