@@ -319,12 +319,14 @@ impl Domain {
         true
     }
 
-    /// Unmasks a guest's port.
+    /// Unmasks a guest's port, whether it is in use or not: the bits are the guest's own.
     pub(crate) fn unmask(&self, port: Port) -> Result<(), EvtchnError> {
-        let slot = self.slot(port)?;
-        let _binding = slot.binding();
+        if !self.slots.in_range(port) {
+            return Err(EvtchnError::BadPort(port));
+        }
         if let Some(guest) = self.guest() {
-            guest.abi.unmask(port, slot.vcpu());
+            let vcpu = self.slots.get(port).map_or(VcpuId(0), Slot::vcpu);
+            guest.abi.unmask(port, vcpu);
         }
         Ok(())
     }

@@ -106,3 +106,6 @@ impl Endpoint {
         unsafe { BorrowedFd::borrow_raw(self.eventfd.as_raw_fd()) }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -134,7 +134,7 @@ impl GuestDomain {
     ///
     /// # Errors
     ///
-    /// [`EvtchnError::BadPort`] where there never was such a port.
+    /// [`EvtchnError::BadPort`] for a number beyond the limit.
     pub fn unmask(&self, port: Port) -> Result<(), EvtchnError> {
         self.domain.unmask(port)
     }

@@ -238,3 +238,39 @@ impl PortSet {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_taken_from_the_lowest_and_never_0() {
+        let mut set = PortSet::new(130);
+        for port in 1..130 {
+            assert_eq!(set.take(), Some(Port(port)));
+        }
+        assert_eq!(set.take(), None);
+        for port in [129, 64, 3] {
+            set.release(Port(port));
+        }
+        set.release(Port(3));
+        assert_eq!(set.used(), 126);
+        assert_eq!(set.take(), Some(Port(3)));
+        assert_eq!(set.take(), Some(Port(64)));
+        assert_eq!(set.take(), Some(Port(129)));
+        assert_eq!(set.take(), None);
+        assert_eq!(set.iter().last(), Some(Port(129)));
+        assert_eq!(set.iter().next(), Some(Port(1)));
+    }
+
+    #[test]
+    fn slots_are_made_by_the_bucket_and_bounded() {
+        let slots = Slots::new(130);
+        assert!(slots.get(Port(1)).is_none(), "nothing made yet");
+        assert!(slots.make(Port(129)).is_some());
+        assert!(slots.get(Port(128)).is_some() && slots.get(Port(1)).is_none());
+        for port in [0, 130, 4096, u32::MAX] {
+            assert!(slots.make(Port(port)).is_none() && slots.get(Port(port)).is_none());
+        }
+    }
+}

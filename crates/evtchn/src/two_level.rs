@@ -229,3 +229,6 @@ impl TwoLevel {
         Some((pending, mask, 1 << (port.0 % 64)))
     }
 }
+
+#[cfg(test)]
+mod tests;
