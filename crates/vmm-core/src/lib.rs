@@ -1,1 +1,65 @@
-//! vmm-core
+//! Xen guests on KVM: the platform that a guest sees, and the composition of the other crates into a host.
+//!
+//! A [`Machine`] is made from a [`GuestConfig`] and runs one unmodified PVH guest to its end. Everything that makes the
+//! guest believe in Xen is another crate's work: event channels (`cantle-evtchn`), grants (`cantle-grant`), xenstore
+//! (`cantle-xenstore`), disks (`cantle-blkback`) and networks (`cantle-netback`). This crate has KVM, the vCPUs, the
+//! hypercalls' dispatch and the [`boot`] of kernels, and knows the inside of none of the others.
+//!
+//! # What a guest can do to its host
+//!
+//! All that a guest says arrives by hypercalls, by rings and by its memory. Hypercall arguments are copied once and checked;
+//! no operation's work exceeds what its checked counts bound; an operation that is not known answers `-ENOSYS`. A guest that
+//! triple-faults, or does what KVM cannot go on from, ends its own run with the registers in the message.
+//!
+//! ```no_run
+//! use cantle_vmm_core::{Console, GuestConfig, Machine, TransportChoice};
+//! use std::os::fd::OwnedFd;
+//!
+//! let config = GuestConfig {
+//!     name: "example".into(),
+//!     kernel: "/boot/vmlinuz".into(),
+//!     initrd: None,
+//!     cmdline: "console=hvc0".into(),
+//!     memory: 512 << 20,
+//!     vcpus: 2,
+//!     disks: vec![],
+//!     nets: vec![],
+//!     transport: TransportChoice::Auto,
+//! };
+//! let console = Console {
+//!     input: OwnedFd::from(std::fs::File::open("/dev/null")?),
+//!     output: OwnedFd::from(std::fs::File::create("console.log")?),
+//! };
+//! let outcome = Machine::new(config, console)?.run()?;
+//! println!("the guest {}", outcome.end);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod boot;
+
+mod config;
+mod console;
+mod counters;
+mod devices;
+mod domain;
+mod error;
+mod hypercall;
+mod kvm;
+mod machine;
+mod memory;
+mod outcome;
+mod ports;
+mod runstate;
+mod services;
+mod sleepers;
+mod store;
+mod timers;
+
+pub use config::{
+    Console, DiskConfig, GuestConfig, MAX_VCPUS, MIN_MEMORY, NetConfig, TransportChoice,
+};
+pub use error::SetupError;
+pub use kvm::kvm_runs_stock_kernels;
+pub use machine::{Machine, MachineControl};
+pub use memory::GuestRam;
+pub use outcome::{End, Outcome, Stats};

@@ -1,0 +1,313 @@
+//! The guest's devices: a back end and a thread each.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use cantle_abi::DomId;
+use cantle_blkback::image::{RawImage, RawOptions};
+use cantle_evtchn::{EventChannels, SystemDomain};
+use cantle_grant::{GrantMapper, InProcessMapper};
+use cantle_netback::Tap;
+use cantle_xenstore::xenbus::{DeviceId, toolstack};
+use cantle_xenstore::{LocalClient, Shared};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::config::{DiskConfig, GuestConfig, NetConfig};
+use crate::error::SetupError;
+use crate::outcome::Stats;
+
+/// The major number of Xen's virtual disks (`xvda` and so on) in device numbers.
+const XVD_MAJOR: u32 = 202;
+/// Disks that have a number by letter: `xvda` to `xvdp`.
+const LETTERS: u32 = 16;
+
+/// What back ends run on, in this process.
+pub(crate) struct Platform {
+    pub(crate) store: Shared,
+    pub(crate) channels: Arc<SystemDomain>,
+    pub(crate) grants: Arc<InProcessMapper>,
+    pub(crate) guest: DomId,
+    pub(crate) guest_name: String,
+}
+
+impl Platform {
+    fn client(&self) -> Result<LocalClient, SetupError> {
+        self.store
+            .client(DomId::DOM0)
+            .map_err(SetupError::host("xenstore"))
+    }
+
+    fn channels(&self) -> Arc<dyn EventChannels> {
+        self.channels.clone()
+    }
+
+    fn grants(&self) -> Arc<dyn GrantMapper> {
+        self.grants.clone()
+    }
+}
+
+/// A device that is set up and waits to be served.
+pub(crate) enum Device {
+    Disk(String, Box<cantle_blkback::Backend>),
+    Net(String, Box<cantle_netback::Backend>),
+}
+
+/// A device's thread, and where its counters are found after it.
+pub(crate) enum RunningDevice {
+    Disk(String, Arc<cantle_blkback::Stats>, JoinHandle<()>),
+    Net(String, Arc<cantle_netback::Stats>, JoinHandle<()>),
+}
+
+/// Opens what the devices need and writes them into xenstore.
+pub(crate) fn create(platform: &Platform, config: &GuestConfig) -> Result<Vec<Device>, SetupError> {
+    let mut devices = Vec::new();
+    let mut taken = BTreeMap::new();
+    for (index, disk) in (0..).zip(&config.disks) {
+        let name = disk.vdev.clone().unwrap_or_else(|| letter_name(index));
+        let number = disk_number(&name).ok_or_else(|| SetupError::Disk {
+            path: disk.path.clone(),
+            why: format!("{name:?} names no virtual disk; xvda to xvdp do"),
+        })?;
+        if let Some(other) = taken.insert(number, disk.path.clone()) {
+            let why = format!("{name} is taken by {}", other.display());
+            return Err(SetupError::Disk {
+                path: disk.path.clone(),
+                why,
+            });
+        }
+        devices.push(create_disk(platform, disk, name, number)?);
+    }
+    for (index, net) in (0..).zip(&config.nets) {
+        devices.push(create_net(platform, net, index)?);
+    }
+    Ok(devices)
+}
+
+fn letter_name(index: u32) -> String {
+    let letter = u8::try_from(index.min(25)).map_or('z', |n| char::from(b'a' + n));
+    format!("xvd{letter}")
+}
+
+/// A disk's device number by its name (Xen's `vbd-interface` document): `xvda` is 51712.
+fn disk_number(name: &str) -> Option<u32> {
+    let rest = name.strip_prefix("xvd")?;
+    let mut chars = rest.chars();
+    let letter = u32::from(chars.next()?)
+        .checked_sub(u32::from('a'))
+        .filter(|n| *n < LETTERS)?;
+    let partition: u32 = match chars.as_str() {
+        "" => 0,
+        digits if digits.len() <= 2 && !digits.starts_with('0') => {
+            digits.parse().ok().filter(|n| *n < 16)?
+        }
+        _ => return None,
+    };
+    Some((XVD_MAJOR << 8) | (letter << 4) | partition)
+}
+
+fn create_disk(
+    platform: &Platform,
+    disk: &DiskConfig,
+    name: String,
+    number: u32,
+) -> Result<Device, SetupError> {
+    let refuse = |why| SetupError::Disk {
+        path: disk.path.clone(),
+        why,
+    };
+    let options = RawOptions {
+        read_only: disk.read_only,
+        ..RawOptions::default()
+    };
+    let image = RawImage::open(&disk.path, &options).map_err(|e| refuse(chain(&e)))?;
+    let client = platform.client()?;
+    let id = DeviceId::new("vbd", number, platform.guest, DomId::DOM0);
+    let (number, path) = (number.to_string(), disk.path.display().to_string());
+    let front = [("virtual-device", number.as_str()), ("device-type", "disk")];
+    let back = [
+        ("params", path.as_str()),
+        ("type", "file"),
+        ("dev", name.as_str()),
+        ("mode", if disk.read_only { "r" } else { "w" }),
+        ("removable", "0"),
+        ("bootable", "1"),
+    ];
+    toolstack::create_device(&client, &id, &front, &back).map_err(SetupError::host("xenstore"))?;
+    let backend = cantle_blkback::Backend::new(
+        Arc::new(client),
+        platform.channels(),
+        platform.grants(),
+        Box::new(image),
+        id,
+    )
+    .map_err(|e| refuse(chain(&e)))?;
+    Ok(Device::Disk(name, Box::new(backend)))
+}
+
+fn create_net(platform: &Platform, net: &NetConfig, index: u32) -> Result<Device, SetupError> {
+    let refuse = |why| SetupError::Net {
+        name: net.tap.clone(),
+        why,
+    };
+    let tap = Tap::create(&net.tap).map_err(|e| refuse(chain(&e)))?;
+    let client = platform.client()?;
+    let id = DeviceId::new("vif", index, platform.guest, DomId::DOM0);
+    let mac = format_mac(
+        net.mac
+            .unwrap_or_else(|| mac_of(&platform.guest_name, index)),
+    );
+    let handle = index.to_string();
+    let front = [("handle", handle.as_str()), ("mac", mac.as_str())];
+    let back = [
+        ("handle", handle.as_str()),
+        ("mac", mac.as_str()),
+        ("vifname", net.tap.as_str()),
+    ];
+    toolstack::create_device(&client, &id, &front, &back).map_err(SetupError::host("xenstore"))?;
+    let backend = cantle_netback::Backend::new(
+        Arc::new(client),
+        platform.channels(),
+        platform.grants(),
+        Box::new(tap),
+        id,
+    )
+    .map_err(|e| refuse(chain(&e)))?;
+    Ok(Device::Net(handle, Box::new(backend)))
+}
+
+/// A number made of a name: FNV-1a over it, in 128 bits. Not secret, only spread out.
+pub(crate) fn name_hash(name: &str) -> u128 {
+    name.bytes()
+        .fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash, byte| {
+            (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
+        })
+}
+
+/// An address in Xen's range that stays the same as long as the guest's name does.
+fn mac_of(name: &str, index: u32) -> [u8; 6] {
+    let [a, b, c, ..] = name_hash(&format!("{name}/{index}")).to_be_bytes();
+    [0x00, 0x16, 0x3e, a & 0x7f, b, c]
+}
+
+fn format_mac(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        cause = error.source();
+    }
+    line
+}
+
+impl Device {
+    /// Starts the device's thread, which serves it until `stop` is readable.
+    pub(crate) fn start(self, stop: &EventFd) -> Result<RunningDevice, SetupError> {
+        let stop = stop
+            .try_clone()
+            .map_err(SetupError::host("a device's thread"))?;
+        let spawn = |name: String, serve: Box<dyn FnOnce() -> Result<(), String> + Send>| {
+            std::thread::Builder::new()
+                .name(name.clone())
+                .spawn(move || {
+                    if let Err(error) = serve() {
+                        tracing::error!(device = name, error, "a device's back end gave up");
+                    }
+                })
+                .map_err(SetupError::host("a device's thread"))
+        };
+        Ok(match self {
+            Self::Disk(name, mut backend) => {
+                let stats = backend.stats();
+                let serve = Box::new(move || backend.run(&stop).map_err(|e| chain(&e)));
+                RunningDevice::Disk(name.clone(), stats, spawn(name, serve)?)
+            }
+            Self::Net(name, mut backend) => {
+                let stats = backend.stats();
+                let serve = Box::new(move || backend.run(&stop).map_err(|e| chain(&e)));
+                RunningDevice::Net(name.clone(), stats, spawn(format!("vif{name}"), serve)?)
+            }
+        })
+    }
+}
+
+impl RunningDevice {
+    /// Waits for the thread's end and takes the counters.
+    pub(crate) fn join(self, stats: &mut Stats) {
+        match self {
+            Self::Disk(name, counters, thread) => {
+                join(&name, thread);
+                let s = counters.snapshot();
+                let named = [
+                    ("reads", s.reads),
+                    ("writes", s.writes),
+                    ("flushes", s.flushes),
+                    ("bytes_read", s.sectors_read * 512),
+                    ("bytes_written", s.sectors_written * 512),
+                    ("refused", s.refused),
+                    ("failed", s.failed),
+                    ("notifications", s.notifications),
+                    ("passes", s.passes),
+                ];
+                stats.disks.insert(name, owned(&named));
+            }
+            Self::Net(name, counters, thread) => {
+                join(&name, thread);
+                let (tx, rx) = (counters.tx.counts(), counters.rx.counts());
+                let named = [
+                    ("tx_packets", tx.packets),
+                    ("tx_bytes", tx.bytes),
+                    ("tx_dropped", tx.dropped),
+                    ("tx_errors", tx.errors),
+                    ("rx_packets", rx.packets),
+                    ("rx_bytes", rx.bytes),
+                    ("rx_dropped", rx.dropped),
+                    ("rx_errors", rx.errors),
+                ];
+                stats.nets.insert(name, owned(&named));
+            }
+        }
+    }
+}
+
+fn join(name: &str, thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        tracing::error!(device = name, "a device's thread panicked");
+    }
+}
+
+fn owned(named: &[(&str, u64)]) -> BTreeMap<String, u64> {
+    named
+        .iter()
+        .map(|(name, n)| ((*name).to_owned(), *n))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_have_the_numbers_that_xen_documents() {
+        assert_eq!(disk_number("xvda"), Some(51712));
+        assert_eq!(disk_number("xvdb1"), Some(51729));
+        assert_eq!(disk_number("xvdp15"), Some(51967));
+        for wrong in ["", "xvd", "xvdq", "sda", "xvda16", "xvda01", "xvdaa"] {
+            assert_eq!(disk_number(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_in_xens_range_and_depends_on_the_name() {
+        assert_eq!(mac_of("a", 0)[..3], [0x00, 0x16, 0x3e]);
+        assert_ne!(mac_of("a", 0), mac_of("b", 0));
+        assert_ne!(mac_of("a", 0), mac_of("a", 1));
+    }
+}

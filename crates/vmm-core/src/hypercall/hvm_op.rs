@@ -1,0 +1,81 @@
+//! `hvm_op`: parameters and the upcall's vector.
+
+use cantle_abi::hvm::{
+    HVM_PARAM_CALLBACK_IRQ, HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN,
+    HVM_PARAM_STORE_EVTCHN, HVM_PARAM_STORE_PFN, HVMOP_flush_tlbs, HVMOP_get_param, HVMOP_get_time,
+    HVMOP_pagetable_dying, HVMOP_set_evtchn_upcall_vector, HVMOP_set_param,
+    XenHvmEvtchnUpcallVector, XenHvmGetTime, XenHvmParam,
+};
+use cantle_abi::{Errno, VcpuId};
+use cantle_evtchn::Upcall;
+
+use super::{Call, Caller, Served};
+
+/// Vectors below are exceptions.
+const FIRST_VECTOR: u8 = 0x10;
+
+pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
+    let at = call.arg(1);
+    let domain = caller.domain();
+    match call.arg32(0) {
+        HVMOP_get_param => {
+            let mut op: XenHvmParam = caller.read(at)?;
+            own(caller, &op)?;
+            op.value = domain.param(op.index).ok_or(Errno::EINVAL)?;
+            caller.write(at, &op)?;
+        }
+        HVMOP_set_param => {
+            let op: XenHvmParam = caller.read(at)?;
+            own(caller, &op)?;
+            match op.index {
+                HVM_PARAM_CALLBACK_IRQ => {}
+                // The toolstack's to set; a guest may only say again what they are.
+                HVM_PARAM_STORE_PFN
+                | HVM_PARAM_STORE_EVTCHN
+                | HVM_PARAM_CONSOLE_PFN
+                | HVM_PARAM_CONSOLE_EVTCHN => {
+                    return if domain.param(op.index) == Some(op.value) {
+                        Ok(0)
+                    } else {
+                        Err(Errno::EPERM)
+                    };
+                }
+                _ => return Err(Errno::EINVAL),
+            }
+            domain.set_param(op.index, op.value);
+        }
+        HVMOP_set_evtchn_upcall_vector => {
+            let op: XenHvmEvtchnUpcallVector = caller.read(at)?;
+            if op.vector < FIRST_VECTOR {
+                return Err(Errno::EINVAL);
+            }
+            if !domain.upcall.set_vector(VcpuId(op.vcpu), op.vector) {
+                return Err(Errno::ENOENT);
+            }
+            // What was pending before there was a vector would otherwise wait for the next event.
+            if domain.ports.upcall_pending(VcpuId(op.vcpu)) {
+                domain.upcall.raise(VcpuId(op.vcpu));
+            }
+        }
+        HVMOP_get_time => caller.write(
+            at,
+            &XenHvmGetTime {
+                now: domain.system_time_ns(),
+            },
+        )?,
+        // KVM keeps the TLBs right by itself.
+        HVMOP_flush_tlbs if at == 0 => {}
+        HVMOP_pagetable_dying => {}
+        _ => return Err(Errno::ENOSYS),
+    }
+    Ok(0)
+}
+
+fn own(caller: &Caller<'_>, op: &XenHvmParam) -> Result<(), Errno> {
+    let own = caller.domain().domid;
+    if op.domid.resolve(own) == own {
+        Ok(())
+    } else {
+        Err(Errno::EPERM)
+    }
+}

@@ -1,0 +1,183 @@
+//! `memory_op`: where pages are, and the balloon.
+
+use cantle_abi::memory::{
+    E820Entry, MEMOP_CMD_MASK, XENMAPIDX_grant_table_status, XENMAPSPACE_grant_table,
+    XENMAPSPACE_shared_info, XENMEM_add_to_physmap, XENMEM_add_to_physmap_batch,
+    XENMEM_current_reservation, XENMEM_decrease_reservation, XENMEM_maximum_gpfn,
+    XENMEM_maximum_ram_page, XENMEM_maximum_reservation, XENMEM_memory_map,
+    XENMEM_populate_physmap, XENMEM_remove_from_physmap, XenAddToPhysmap, XenAddToPhysmapBatch,
+    XenMemoryMap, XenMemoryReservation, XenRemoveFromPhysmap,
+};
+use cantle_abi::{DomId, Errno, Gfn, PAGE_SHIFT};
+
+use super::{Call, Caller, Served};
+use crate::boot::layout;
+use crate::memory::HeapPage;
+
+/// The buffer is too small for the map.
+const ENOBUFS: Errno = Errno(105);
+/// The largest extent, as log2 of pages, that a guest may give or take at once: 2 MiB, as Xen lets guests.
+const MAX_ORDER: u32 = 9;
+
+pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
+    let (cmd, at) = (call.arg32(0), call.arg(1));
+    let start = u64::from(cmd >> MEMOP_CMD_MASK.count_ones());
+    match cmd & MEMOP_CMD_MASK {
+        XENMEM_add_to_physmap => {
+            let op: XenAddToPhysmap = caller.read(at)?;
+            own(caller, op.domid)?;
+            if op.space_high != 0 {
+                return Err(Errno::EINVAL);
+            }
+            add(caller, op.space, op.idx, op.gpfn)?;
+            Ok(0)
+        }
+        XENMEM_add_to_physmap_batch => add_batch(caller, at),
+        XENMEM_remove_from_physmap => {
+            let op: XenRemoveFromPhysmap = caller.read(at)?;
+            own(caller, op.domid)?;
+            caller.domain().ram.remove(op.gpfn)?;
+            Ok(0)
+        }
+        XENMEM_memory_map => memory_map(caller, at),
+        XENMEM_current_reservation => {
+            own_at(caller, at)?;
+            Ok(pages(caller.domain().ram.current_pages()))
+        }
+        XENMEM_maximum_reservation => {
+            own_at(caller, at)?;
+            Ok(pages(caller.domain().ram.max_pages()))
+        }
+        XENMEM_maximum_gpfn | XENMEM_maximum_ram_page => Ok(pages(max_gfn(caller))),
+        XENMEM_decrease_reservation => reservation(caller, at, start, |caller, gfn| {
+            caller.domain().ram.remove(gfn).is_ok()
+        }),
+        XENMEM_populate_physmap => reservation(caller, at, start, |caller, gfn| {
+            caller.domain().ram.populate(gfn)
+        }),
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+fn pages(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// The last frame of RAM.
+fn max_gfn(caller: &Caller<'_>) -> u64 {
+    let ranges = layout::ram_ranges(caller.domain().ram.max_pages() << PAGE_SHIFT);
+    ranges
+        .last()
+        .map_or(0, |(base, bytes)| (base + bytes - 1) >> PAGE_SHIFT)
+}
+
+fn own(caller: &Caller<'_>, dom: DomId) -> Result<(), Errno> {
+    let own = caller.domain().domid;
+    if dom.resolve(own) == own {
+        Ok(())
+    } else {
+        Err(Errno::EPERM)
+    }
+}
+
+/// For operations whose argument is just a domain.
+fn own_at(caller: &Caller<'_>, at: u64) -> Result<(), Errno> {
+    own(caller, caller.read(at)?)
+}
+
+fn add(caller: &Caller<'_>, space: u16, idx: u64, gpfn: Gfn) -> Result<(), Errno> {
+    let domain = caller.domain();
+    let page = match space {
+        XENMAPSPACE_shared_info if idx == 0 => HeapPage::SHARED_INFO,
+        XENMAPSPACE_grant_table if idx & XENMAPIDX_grant_table_status == 0 => {
+            let frame = u32::try_from(idx).map_err(|_| Errno::EINVAL)?;
+            let frames = frame.checked_add(1).ok_or(Errno::EINVAL)?;
+            if frames > domain.grants.nr_frames() {
+                domain.grants.grow(frames).map_err(|_| Errno::EINVAL)?;
+            }
+            HeapPage::grant_frame(usize::try_from(frame).map_err(|_| Errno::EINVAL)?)
+        }
+        _ => return Err(Errno::EINVAL),
+    };
+    domain.ram.place(page, gpfn)?;
+    if page == HeapPage::SHARED_INFO {
+        domain.shared_info_placed(gpfn);
+    }
+    Ok(())
+}
+
+/// Each entry has its own result; the call fails only where its lists cannot be read.
+fn add_batch(caller: &Caller<'_>, at: u64) -> Served {
+    let op: XenAddToPhysmapBatch = caller.read(at)?;
+    own(caller, op.domid)?;
+    for index in 0..u64::from(op.size) {
+        let idx: u64 = caller.read(Caller::element::<u64>(op.idxs, index)?)?;
+        let gpfn: Gfn = caller.read(Caller::element::<u64>(op.gpfns, index)?)?;
+        let result = match add(caller, op.space, idx, gpfn) {
+            Ok(()) => 0_i32,
+            Err(errno) => -errno.0,
+        };
+        caller.write(Caller::element::<i32>(op.errs, index)?, &result)?;
+    }
+    Ok(0)
+}
+
+fn memory_map(caller: &Caller<'_>, at: u64) -> Served {
+    let mut op: XenMemoryMap = caller.read(at)?;
+    let map = layout::memory_map(caller.domain().ram.max_pages() << PAGE_SHIFT);
+    let room = usize::try_from(op.nr_entries).unwrap_or(usize::MAX);
+    if room < map.len() {
+        return Err(ENOBUFS);
+    }
+    let halves = |v: u64| {
+        let bytes = v.to_le_bytes();
+        let (low, high) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>());
+        [
+            low.map_or(0, |b| u32::from_le_bytes(*b)),
+            high.map_or(0, |b| u32::from_le_bytes(*b)),
+        ]
+    };
+    for (index, entry) in (0_u64..).zip(&map) {
+        let e820 = E820Entry {
+            addr: halves(entry.addr),
+            size: halves(entry.size),
+            kind: entry.kind,
+        };
+        caller.write(Caller::element::<E820Entry>(op.buffer, index)?, &e820)?;
+    }
+    op.nr_entries = u32::try_from(map.len()).unwrap_or(u32::MAX);
+    caller.write(at, &op)?;
+    Ok(0)
+}
+
+/// Gives pages back or takes them: returns how many extents were done, from `start` on, stopping at the first that cannot be.
+fn reservation(
+    caller: &Caller<'_>,
+    at: u64,
+    start: u64,
+    page: impl Fn(&Caller<'_>, Gfn) -> bool,
+) -> Served {
+    let op: XenMemoryReservation = caller.read(at)?;
+    own(caller, op.domid)?;
+    if op.extent_order > MAX_ORDER {
+        return Err(Errno::EPERM);
+    }
+    // More extents than the guest has pages cannot all succeed: the work is bounded by its own size.
+    let most = op.nr_extents.min(caller.domain().ram.max_pages());
+    for extent in start..most {
+        if caller.domain().has_ended() {
+            return Ok(pages(extent));
+        }
+        let first: Gfn = caller.read(Caller::element::<u64>(op.extent_start, extent)?)?;
+        for offset in 0..1_u64 << op.extent_order {
+            if !first
+                .0
+                .checked_add(offset)
+                .is_some_and(|gfn| page(caller, Gfn(gfn)))
+            {
+                return Ok(pages(extent));
+            }
+        }
+    }
+    Ok(pages(most))
+}

@@ -1,0 +1,498 @@
+//! A machine: one guest with its host around it, from its configuration to its end.
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use cantle_abi::hvm::{
+    HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN, HVM_PARAM_STORE_EVTCHN, HVM_PARAM_STORE_PFN,
+};
+use cantle_abi::{DomId, PAGE_SIZE, VcpuId};
+use cantle_evtchn::{EventChannels, GuestConfig as PortConfig, Hub, SystemDomain};
+use cantle_grant::{GrantTable, InProcessMapper, TableConfig, Tables};
+use cantle_xenstore::Shared;
+use cantle_xenstore::server::Server;
+use cantle_xenstore::transport::ring::Ring;
+use cantle_xenstore::xenbus::toolstack::{self, DomainSpec};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::boot::{self, BootConfig, KernelImage, layout};
+use crate::config::{Console, GuestConfig, MAX_VCPUS, MIN_MEMORY, TransportChoice};
+use crate::console::{ConsoleOutput, ConsoleRing};
+use crate::devices::{self, Device, Platform, RunningDevice};
+use crate::domain::{Domain, Parts};
+use crate::error::SetupError;
+use crate::hypercall::HYPERCALL_PORT;
+use crate::kvm::upcall::MsiUpcall;
+use crate::kvm::{cpuid, vcpu, vm};
+use crate::memory::GuestRam;
+use crate::outcome::{End, Outcome, Stats};
+use crate::services::{self, Subscriber, TimerEvents};
+use crate::store::StoreRing;
+use crate::timers::Timers;
+
+/// The guest's number; a machine has one guest.
+const GUEST: DomId = DomId(1);
+/// Frames that its grant table can have (Xen's default).
+const GRANT_FRAMES: u32 = 64;
+/// Event channels that it can have: all of the 2-level interface.
+const PORTS: u32 = cantle_abi::event_channel::EVTCHN_2L_NR_CHANNELS;
+
+/// How hypercalls arrive, decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transport {
+    Xen,
+    Page,
+    Rewrite,
+}
+
+impl Transport {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Xen => "xen",
+            Self::Page => "page",
+            Self::Rewrite => "rewrite",
+        }
+    }
+}
+
+/// A guest that is set up and has not run yet.
+pub struct Machine {
+    domain: Arc<Domain>,
+    vcpus: Vec<VcpuFd>,
+    services: Vec<(&'static str, Vec<Subscriber>)>,
+    devices: Vec<Device>,
+    stop: EventFd,
+    transport: Transport,
+    began: Instant,
+}
+
+/// Reaches a machine from other threads.
+#[derive(Clone, Debug)]
+pub struct MachineControl {
+    domain: Arc<Domain>,
+}
+
+impl MachineControl {
+    /// Ends the guest at once, as pulling the plug does; [`Machine::run`] returns soon after.
+    pub fn destroy(&self) {
+        self.domain.end(End::Destroyed);
+    }
+}
+
+impl Machine {
+    /// Sets everything up: memory, kernel, platform, store, devices. Nothing of the guest runs yet.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`]; nothing is left behind then.
+    pub fn new(config: GuestConfig, console: Console) -> Result<Self, SetupError> {
+        let began = Instant::now();
+        check(&config)?;
+        let kvm = vm::open()?;
+        vcpu::install_kick_handler()?;
+        let mut kernel = KernelImage::read(&config.kernel).map_err(boot::BootError::from)?;
+        let vm = Arc::new(vm::create(&kvm)?);
+        let transport = choose_transport(&vm, &mut kernel, config.transport)?;
+        let grant_pages = GRANT_FRAMES as usize;
+        let ram = Arc::new(GuestRam::new(vm.clone(), config.memory, grant_pages)?);
+        let entry = load(&ram, &kernel, &config)?;
+
+        let hub = Hub::new();
+        let dom0 = hub
+            .add_system(DomId::DOM0)
+            .map_err(SetupError::host("event channels"))?;
+        let upcall =
+            Arc::new(MsiUpcall::new(vm.clone(), config.vcpus).map_err(SetupError::host("timers"))?);
+        let ports = hub
+            .add_guest(
+                GUEST,
+                PortConfig {
+                    vcpus: config.vcpus,
+                    max_ports: PORTS,
+                },
+                Arc::new(ram.shared_info()),
+                upcall.clone(),
+            )
+            .map_err(SetupError::host("event channels"))?;
+        let tables = Arc::new(Tables::new());
+        let grants = GrantTable::new(
+            GUEST,
+            TableConfig {
+                initial_frames: 1,
+                max_frames: GRANT_FRAMES,
+            },
+            Arc::new(ram.grant_frames()),
+            ram.clone(),
+        )
+        .map_err(SetupError::host("the grant table"))?;
+        tables
+            .insert(grants.clone())
+            .map_err(SetupError::host("the grant table"))?;
+        let output = Arc::new(ConsoleOutput::new(console.output));
+        let domain = Arc::new(Domain::new(Parts {
+            domid: GUEST,
+            vcpus: config.vcpus,
+            uuid: uuid(&config.name),
+            timers: Timers::new(vm.clone(), config.vcpus).map_err(SetupError::host("timers"))?,
+            vm: vm.clone(),
+            ram,
+            ports,
+            grants,
+            tables: tables.clone(),
+            upcall,
+            console: output.clone(),
+        }));
+
+        let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+            .map_err(SetupError::host("an event descriptor"))?;
+        let store = Shared::new(Server::new());
+        let (store_ring, console_ring) =
+            rings(&domain, &dom0, &store, &config, console.input, output)?;
+        let platform = Platform {
+            store,
+            channels: dom0,
+            grants: Arc::new(InProcessMapper::new(tables, DomId::DOM0)),
+            guest: GUEST,
+            guest_name: config.name.clone(),
+        };
+        let devices = devices::create(&platform, &config)?;
+        let vcpus = create_vcpus(&kvm, &vm, &domain, &entry)?;
+        let timers: Subscriber = Box::new(TimerEvents::new(domain.clone()));
+        Ok(Self {
+            domain,
+            vcpus,
+            services: vec![
+                ("xenstore", vec![store_ring]),
+                ("timers", vec![timers]),
+                ("console", vec![console_ring]),
+            ],
+            devices,
+            stop,
+            transport,
+            began,
+        })
+    }
+
+    /// A handle for other threads.
+    #[must_use]
+    pub fn control(&self) -> MachineControl {
+        MachineControl {
+            domain: self.domain.clone(),
+        }
+    }
+
+    /// Runs the guest to its end, whatever that is, and takes the host around it down.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`] where a thread cannot be made; the guest has not run then.
+    pub fn run(self) -> Result<Outcome, SetupError> {
+        let Self {
+            domain,
+            vcpus,
+            services,
+            devices,
+            stop,
+            transport,
+            began,
+        } = self;
+        let mut host = Vec::new();
+        let mut running = Vec::new();
+        let started = start(
+            &domain,
+            (vcpus, services, devices),
+            &stop,
+            &mut host,
+            &mut running,
+        );
+        let first_instruction = began.elapsed();
+        if started.is_err() {
+            domain.end(End::Destroyed);
+        }
+        let end = domain.wait_for_end();
+        let run = began.elapsed().saturating_sub(first_instruction);
+        // The vCPUs first: while a guest runs, its host is whole.
+        let (vcpus, host): (Vec<_>, Vec<_>) = host.into_iter().partition(|thread| thread.is_vcpu);
+        vcpus.into_iter().for_each(Running::join);
+        if let Err(error) = stop.write(1) {
+            tracing::error!(%error, "the host's threads cannot be told to stop");
+        }
+        host.into_iter().for_each(Running::join);
+        let mut stats = stats(&domain, transport, first_instruction, run);
+        for device in running {
+            device.join(&mut stats);
+        }
+        started.map(|()| Outcome { end, stats })
+    }
+}
+
+/// A thread of the host.
+struct Running {
+    thread: JoinHandle<()>,
+    is_vcpu: bool,
+}
+
+impl Running {
+    fn join(self) {
+        if self.thread.join().is_err() {
+            tracing::error!("a thread of the host panicked");
+        }
+    }
+}
+
+/// Starts all threads, the first vCPU last: the guest runs only where everything else does.
+fn start(
+    domain: &Arc<Domain>,
+    (vcpus, services, devices): (
+        Vec<VcpuFd>,
+        Vec<(&'static str, Vec<Subscriber>)>,
+        Vec<Device>,
+    ),
+    stop: &EventFd,
+    threads: &mut Vec<Running>,
+    running: &mut Vec<RunningDevice>,
+) -> Result<(), SetupError> {
+    for (name, subscribers) in services {
+        threads.push(Running {
+            thread: services::spawn(name, subscribers, stop)?,
+            is_vcpu: false,
+        });
+    }
+    for device in devices {
+        running.push(device.start(stop)?);
+    }
+    for (id, fd) in (0..)
+        .map(VcpuId)
+        .zip(vcpus)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+    {
+        let domain = domain.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("vcpu{id}"))
+            .spawn(move || vcpu::run(fd, id, &domain))
+            .map_err(SetupError::host("a vCPU's thread"))?;
+        threads.push(Running {
+            thread,
+            is_vcpu: true,
+        });
+    }
+    Ok(())
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine")
+            .field("domain", &self.domain)
+            .field("transport", &self.transport)
+            .finish_non_exhaustive()
+    }
+}
+
+fn check(config: &GuestConfig) -> Result<(), SetupError> {
+    let page = PAGE_SIZE as u64;
+    let complaint = if config.vcpus == 0 || config.vcpus > MAX_VCPUS {
+        format!("{} vCPUs: a guest has 1 to {MAX_VCPUS}", config.vcpus)
+    } else if config.memory < MIN_MEMORY || !config.memory.is_multiple_of(page) {
+        format!(
+            "{} bytes of memory: a guest has at least {MIN_MEMORY}, in whole pages of {page}",
+            config.memory
+        )
+    } else {
+        return Ok(());
+    };
+    Err(SetupError::Config(complaint))
+}
+
+/// Chooses how hypercalls arrive by what the host and the kernel offer, and prepares both for it.
+fn choose_transport(
+    vm: &VmFd,
+    kernel: &mut KernelImage,
+    choice: TransportChoice,
+) -> Result<Transport, SetupError> {
+    let transport = match choice {
+        TransportChoice::Auto if vm::has_xen(vm) => Transport::Xen,
+        TransportChoice::Auto if kernel.hypercall_sites().is_ok() => Transport::Rewrite,
+        TransportChoice::Auto | TransportChoice::Page => Transport::Page,
+        TransportChoice::Xen => Transport::Xen,
+        TransportChoice::Rewrite => Transport::Rewrite,
+    };
+    let refuse = |why| SetupError::Transport {
+        transport: transport.name(),
+        why,
+    };
+    match transport {
+        Transport::Xen if !vm::has_xen(vm) => {
+            return Err(refuse(
+                "this host's KVM has no Xen support (KVM_CAP_XEN_HVM)",
+            ));
+        }
+        Transport::Xen => vm::intercept_xen_hypercalls(vm)?,
+        Transport::Page => vm::exit_on_unknown_msrs(vm)?,
+        Transport::Rewrite => {
+            kernel.rewrite_hypercalls(HYPERCALL_PORT).map_err(|_| {
+                refuse("this kernel has no pair of vmmcall and vmcall functions to rewrite")
+            })?;
+            vm::exit_on_unknown_msrs(vm)?;
+        }
+    }
+    Ok(transport)
+}
+
+fn load(
+    ram: &GuestRam,
+    kernel: &KernelImage,
+    config: &GuestConfig,
+) -> Result<boot::Entry, SetupError> {
+    let mut boot = BootConfig::new(kernel, config.memory);
+    boot.initrd = config.initrd.as_deref().map(boot::Initrd::File);
+    boot.cmdline = &config.cmdline;
+    boot.vcpus = config.vcpus;
+    Ok(boot::load(ram.memory(), &boot)?)
+}
+
+/// A number for the guest that stays the same as long as its name does: a version 8 UUID over a hash of the name.
+fn uuid(name: &str) -> [u8; 16] {
+    let mut bytes = devices::name_hash(name).to_le_bytes();
+    bytes[6] = (bytes[6] & 0x0f) | 0x80;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    bytes
+}
+
+/// The guest's two rings with the host, xenstore's and the console's: pages, channels, parameters and their servers.
+fn rings(
+    domain: &Arc<Domain>,
+    dom0: &Arc<SystemDomain>,
+    store: &Shared,
+    config: &GuestConfig,
+    input: std::os::fd::OwnedFd,
+    output: Arc<ConsoleOutput>,
+) -> Result<(Subscriber, Subscriber), SetupError> {
+    let setup = |what| SetupError::host::<String>(what);
+    let page = |gfn| {
+        domain
+            .ram
+            .special(gfn)
+            .ok_or_else(|| setup("special pages")("no such page".into()))
+    };
+    let connect = |pfn, evtchn, gfn: cantle_abi::Gfn| {
+        let port = domain
+            .ports
+            .alloc_unbound(DomId::SELF, DomId::DOM0)
+            .map_err(SetupError::host("event channels"))?;
+        let channel = dom0
+            .bind_interdomain(GUEST, port)
+            .map_err(SetupError::host("event channels"))?;
+        domain.set_param(pfn, gfn.0);
+        domain.set_param(evtchn, port.0.into());
+        Ok::<_, SetupError>((port, channel))
+    };
+    let (store_port, store_channel) = connect(
+        HVM_PARAM_STORE_PFN,
+        HVM_PARAM_STORE_EVTCHN,
+        layout::STORE_GFN,
+    )?;
+    let (console_port, console_channel) = connect(
+        HVM_PARAM_CONSOLE_PFN,
+        HVM_PARAM_CONSOLE_EVTCHN,
+        layout::CONSOLE_GFN,
+    )?;
+    let toolstack = store
+        .client(DomId::DOM0)
+        .map_err(SetupError::host("xenstore"))?;
+    let spec = DomainSpec {
+        domid: GUEST,
+        name: config.name.clone(),
+        memory_kib: config.memory >> 10,
+        vcpus: config.vcpus,
+        store: Some((layout::STORE_GFN, store_port)),
+        console: Some((layout::CONSOLE_GFN, console_port)),
+    };
+    toolstack::create_domain(&toolstack, &spec).map_err(SetupError::host("xenstore"))?;
+    store
+        .introduce(GUEST)
+        .map_err(SetupError::host("xenstore"))?;
+    let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(SetupError::host("xenstore"))?;
+    let waker = wake.try_clone().map_err(SetupError::host("xenstore"))?;
+    let ring = Ring::connect(
+        store,
+        GUEST,
+        page(layout::STORE_GFN)?,
+        Arc::new(move || drop(waker.write(1))),
+    );
+    let ended = domain.clone();
+    let console = ConsoleRing::new(
+        page(layout::CONSOLE_GFN)?,
+        console_channel,
+        output,
+        input,
+        move || ended.has_ended(),
+    );
+    Ok((
+        Box::new(StoreRing::new(ring, store_channel, wake)),
+        Box::new(console),
+    ))
+}
+
+fn create_vcpus(
+    kvm: &Kvm,
+    vm: &VmFd,
+    domain: &Domain,
+    entry: &boot::Entry,
+) -> Result<Vec<VcpuFd>, SetupError> {
+    let supported = cpuid::supported(kvm)?;
+    let mut tsc_khz = 0;
+    let mut vcpus = Vec::new();
+    for id in (0..domain.vcpus).map(VcpuId) {
+        let first = id.0 == 0;
+        let fd = vcpu::create(vm, id)?;
+        if first {
+            tsc_khz = fd.get_tsc_khz().unwrap_or(0);
+        }
+        let table = cpuid::for_vcpu(&supported, id, domain.vcpus, domain.domid, tsc_khz)?;
+        vcpus.push(vcpu::set_up(fd, &table, first.then_some(entry))?);
+    }
+    Ok(vcpus)
+}
+
+fn stats(
+    domain: &Domain,
+    transport: Transport,
+    first_instruction: Duration,
+    run: Duration,
+) -> Stats {
+    let events = domain.ports.stats();
+    let grants = domain.grants.stats();
+    let named = |pairs: &[(&str, u64)]| {
+        pairs
+            .iter()
+            .map(|(name, n)| ((*name).to_owned(), *n))
+            .collect()
+    };
+    Stats {
+        transport: transport.name(),
+        first_instruction_s: first_instruction.as_secs_f64(),
+        run_s: run.as_secs_f64(),
+        exits: domain.counters().exits(),
+        hypercalls: domain.counters().hypercalls(),
+        unknown_hypercalls: domain.counters().unknown_hypercalls(),
+        events: named(&[
+            ("sends", events.sends),
+            ("virqs", events.virqs),
+            ("ipis", events.ipis),
+            ("upcalls", events.upcalls),
+            ("upcalls_failed", domain.upcall.failed()),
+        ]),
+        grants: named(&[
+            ("maps", grants.maps),
+            ("unmaps", grants.unmaps),
+            ("copies", grants.copies),
+            ("bytes_copied", grants.bytes),
+        ]),
+        ..Stats::default()
+    }
+}

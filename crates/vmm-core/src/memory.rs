@@ -1,0 +1,450 @@
+//! The guest's physical memory: RAM, the special pages, and the host's own pages that the guest places where it likes.
+//!
+//! RAM is one memory file, mapped here and given to KVM. The pages that the host owns and the guest sees (shared info, grant
+//! frames, the console's and xenstore's rings) are a second one, the *heap*. Where the guest asks for a heap page at a
+//! frame of its RAM, the page is mapped over that place in this process, and KVM follows; elsewhere it gets a memory
+//! slot of its own. So RAM's slots never change while the guest runs.
+
+// UNSAFETY: hands guest memory to KVM, maps pages over it, and gives out its addresses.
+#![expect(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cantle_abi::{Errno, Gfn, PAGE_SHIFT, PAGE_SIZE, SharedMemory};
+use cantle_grant::GuestFrames;
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use rustix::fs::{FallocateFlags, MemfdFlags};
+use rustix::mm::{MapFlags, ProtFlags};
+use vm_memory::mmap::MmapRegion;
+use vm_memory::{
+    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap,
+};
+
+use crate::boot::layout;
+use crate::error::SetupError;
+
+/// Heap pages that have fixed places below the end of the 32-bit hole: the rings of the special region.
+const SPECIAL_PAGES: usize = layout::SPECIAL_PAGES;
+/// The heap page of shared info.
+const SHARED_INFO: usize = SPECIAL_PAGES;
+/// The first heap page of the grant table.
+const GRANT_FRAMES: usize = SPECIAL_PAGES + 1;
+
+/// A page of the heap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct HeapPage(usize);
+
+impl HeapPage {
+    /// The shared info page.
+    pub(crate) const SHARED_INFO: Self = Self(SHARED_INFO);
+
+    /// A frame of the grant table; the caller has checked that there is such a one.
+    pub(crate) const fn grant_frame(index: usize) -> Self {
+        Self(GRANT_FRAMES + index)
+    }
+
+    const fn offset(self) -> u64 {
+        (self.0 * PAGE_SIZE) as u64
+    }
+}
+
+/// A guest's physical memory. It stays mapped while anything (a grant mapping, a ring) still holds it.
+#[derive(Debug)]
+pub struct GuestRam {
+    memory: GuestMemoryMmap<()>,
+    vm: Arc<VmFd>,
+    ram_file: Arc<File>,
+    heap_file: File,
+    heap: MmapRegion<()>,
+    ram_bytes: u64,
+    physmap: Mutex<Physmap>,
+}
+
+#[derive(Debug, Default)]
+struct Physmap {
+    /// Which heap page lies over or at which frame.
+    placed: BTreeMap<u64, Placed>,
+    /// Where a heap page is; it has one place at most.
+    place_of: HashMap<usize, u64>,
+    /// RAM frames that the guest gave back.
+    ballooned: BTreeSet<u64>,
+    next_slot: u32,
+    free_slots: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Placed {
+    page: HeapPage,
+    /// The memory slot, where the frame is not RAM.
+    slot: Option<u32>,
+}
+
+impl GuestRam {
+    /// Makes the memory and gives it to the VM. `grant_frames` is the most that the grant table can have.
+    pub(crate) fn new(
+        vm: Arc<VmFd>,
+        ram_bytes: u64,
+        grant_frames: usize,
+    ) -> Result<Self, SetupError> {
+        let ram_file = Arc::new(memory_file("guest-ram", ram_bytes)?);
+        let heap_bytes = (GRANT_FRAMES + grant_frames) * PAGE_SIZE;
+        let heap_file = memory_file("guest-heap", heap_bytes as u64)?;
+        let mut regions = Vec::new();
+        let mut offset = 0;
+        for (base, bytes) in layout::ram_ranges(ram_bytes) {
+            let file = ram_file.try_clone().map_err(SetupError::memory)?;
+            regions.push(region(file, offset, bytes, base)?);
+            offset += bytes;
+        }
+        let special = heap_file.try_clone().map_err(SetupError::memory)?;
+        regions.push(region(
+            special,
+            0,
+            (SPECIAL_PAGES * PAGE_SIZE) as u64,
+            layout::SPECIAL_GFN.0 << PAGE_SHIFT,
+        )?);
+        let heap = MmapRegion::from_file(
+            FileOffset::new(heap_file.try_clone().map_err(SetupError::memory)?, 0),
+            heap_bytes,
+        )
+        .map_err(|e| SetupError::memory(std::io::Error::other(e)))?;
+        let memory = GuestMemoryMmap::from_regions(regions)
+            .map_err(|e| SetupError::memory(std::io::Error::other(e)))?;
+        let mut slot = 0;
+        for region in memory.iter() {
+            set_slot(
+                &vm,
+                slot,
+                region.start_addr().0,
+                region.len(),
+                region.as_ptr(),
+            )
+            .map_err(SetupError::memory)?;
+            slot += 1;
+        }
+        let physmap = Mutex::new(Physmap {
+            next_slot: slot,
+            ..Physmap::default()
+        });
+        Ok(Self {
+            memory,
+            vm,
+            ram_file,
+            heap_file,
+            heap,
+            ram_bytes,
+            physmap,
+        })
+    }
+
+    /// The memory as vm-memory sees it: RAM and the special pages.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemoryMmap<()> {
+        &self.memory
+    }
+
+    /// Pages that the guest has now, without what it gave back.
+    pub(crate) fn current_pages(&self) -> u64 {
+        self.max_pages() - self.lock().ballooned.len() as u64
+    }
+
+    /// Pages that the guest may have.
+    pub(crate) fn max_pages(&self) -> u64 {
+        self.ram_bytes >> PAGE_SHIFT
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Physmap> {
+        // A panic elsewhere while it was held left no half-done change that matters more than going on.
+        self.physmap.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Copies bytes out of guest-physical memory.
+    pub(crate) fn read(&self, gpa: u64, buf: &mut [u8]) -> Result<(), Errno> {
+        self.memory
+            .read_slice(buf, GuestAddress(gpa))
+            .map_err(|_| Errno::EFAULT)
+    }
+
+    /// Copies bytes into guest-physical memory.
+    pub(crate) fn write(&self, gpa: u64, buf: &[u8]) -> Result<(), Errno> {
+        self.memory
+            .write_slice(buf, GuestAddress(gpa))
+            .map_err(|_| Errno::EFAULT)
+    }
+
+    /// Reads a 64-bit word, for walks of page tables.
+    pub(crate) fn read_u64(&self, gpa: u64) -> Option<u64> {
+        self.memory.read_obj(GuestAddress(gpa)).ok()
+    }
+
+    /// Puts a heap page at a frame; it leaves the place where it was.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` where KVM refuses the frame, `EBUSY` where another heap page is there, `ENOMEM` where mapping fails.
+    pub(crate) fn place(&self, page: HeapPage, gfn: Gfn) -> Result<(), Errno> {
+        let addr = gfn.addr().ok_or(Errno::EINVAL)?;
+        let mut map = self.lock();
+        match map.placed.get(&gfn.0) {
+            Some(there) if there.page == page => return Ok(()),
+            Some(_) => return Err(Errno::EBUSY),
+            None => {}
+        }
+        if let Some(old) = map.place_of.get(&page.0).copied() {
+            self.unplace(&mut map, old)?;
+        }
+        let slot = match self.ram_page(gfn) {
+            Some((ptr, _)) => {
+                map_over(ptr, &self.heap_file, page.offset())?;
+                None
+            }
+            None => {
+                let slot = map.free_slots.pop().unwrap_or_else(|| {
+                    map.next_slot += 1;
+                    map.next_slot - 1
+                });
+                if set_slot(
+                    &self.vm,
+                    slot,
+                    addr,
+                    PAGE_SIZE as u64,
+                    self.heap_ptr(page).as_ptr(),
+                )
+                .is_err()
+                {
+                    map.free_slots.push(slot);
+                    return Err(Errno::EINVAL);
+                }
+                Some(slot)
+            }
+        };
+        map.placed.insert(gfn.0, Placed { page, slot });
+        map.place_of.insert(page.0, gfn.0);
+        Ok(())
+    }
+
+    /// Takes whatever is at a frame away: a heap page, or RAM, which is then given back.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` where nothing is there.
+    pub(crate) fn remove(&self, gfn: Gfn) -> Result<(), Errno> {
+        let mut map = self.lock();
+        if map.placed.contains_key(&gfn.0) {
+            return self.unplace(&mut map, gfn.0);
+        }
+        let Some((_, offset)) = self.ram_page(gfn) else {
+            return Err(Errno::ENOENT);
+        };
+        if !map.ballooned.insert(gfn.0) {
+            return Err(Errno::ENOENT);
+        }
+        // What fails to be freed costs memory, not correctness: the guest has given up the contents.
+        let freed = rustix::fs::fallocate(
+            &*self.ram_file,
+            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+            offset,
+            PAGE_SIZE as u64,
+        );
+        if let Err(error) = freed {
+            tracing::warn!(%gfn, %error, "a page that the guest gave back could not be freed");
+        }
+        Ok(())
+    }
+
+    /// Gives a frame of RAM back to the guest that it gave up before; false where it cannot have one there.
+    pub(crate) fn populate(&self, gfn: Gfn) -> bool {
+        self.lock().ballooned.remove(&gfn.0)
+    }
+
+    fn unplace(&self, map: &mut Physmap, gfn: u64) -> Result<(), Errno> {
+        let Some(placed) = map.placed.get(&gfn) else {
+            return Ok(());
+        };
+        match (placed.slot, self.ram_page(Gfn(gfn))) {
+            (Some(slot), _) => {
+                let addr = Gfn(gfn).addr().ok_or(Errno::EINVAL)?;
+                set_slot(&self.vm, slot, addr, 0, self.heap_ptr(placed.page).as_ptr())
+                    .map_err(|_| Errno::ENOMEM)?;
+                map.free_slots.push(slot);
+            }
+            (None, Some((ptr, offset))) => map_over(ptr, &self.ram_file, offset)?,
+            (None, None) => {}
+        }
+        map.place_of.remove(&placed.page.0);
+        map.placed.remove(&gfn);
+        Ok(())
+    }
+
+    /// The host address of a frame of RAM, and its offset in the memory file; `None` for what is no RAM.
+    fn ram_page(&self, gfn: Gfn) -> Option<(NonNull<u8>, u64)> {
+        if gfn
+            .0
+            .checked_sub(layout::SPECIAL_GFN.0)
+            .is_some_and(|n| n < SPECIAL_PAGES as u64)
+        {
+            return None;
+        }
+        let addr = GuestAddress(gfn.addr()?);
+        let region = self.memory.find_region(addr)?;
+        let into = addr.0 - region.start_addr().0;
+        let offset = region.file_offset()?.start() + into;
+        let ptr = NonNull::new(self.memory.get_host_address(addr).ok()?)?;
+        Some((ptr, offset))
+    }
+
+    fn heap_ptr(&self, page: HeapPage) -> NonNull<u8> {
+        // SAFETY: heap pages are made by this module's constants and `grant_frame`, whose callers stay below the table's limit,
+        // so the offset lies in the mapping; a mapping is never at address 0.
+        unsafe { NonNull::new_unchecked(self.heap.as_ptr().add(page.0 * PAGE_SIZE)) }
+    }
+
+    /// The shared info page.
+    pub(crate) fn shared_info(self: &Arc<Self>) -> HeapSlice {
+        HeapSlice {
+            ram: self.clone(),
+            first: HeapPage::SHARED_INFO,
+            pages: 1,
+        }
+    }
+
+    /// The page of the special region at a frame of it ([`layout::STORE_GFN`], [`layout::CONSOLE_GFN`]).
+    pub(crate) fn special(self: &Arc<Self>, gfn: Gfn) -> Option<HeapSlice> {
+        let index = usize::try_from(gfn.0.checked_sub(layout::SPECIAL_GFN.0)?).ok()?;
+        (index < SPECIAL_PAGES).then(|| HeapSlice {
+            ram: self.clone(),
+            first: HeapPage(index),
+            pages: 1,
+        })
+    }
+
+    /// All frames that the grant table can have, one after the other.
+    pub(crate) fn grant_frames(self: &Arc<Self>) -> HeapSlice {
+        let pages = self.heap.size() / PAGE_SIZE - GRANT_FRAMES;
+        HeapSlice {
+            ram: self.clone(),
+            first: HeapPage(GRANT_FRAMES),
+            pages,
+        }
+    }
+
+    /// A frame of guest memory to be kept: a vCPU's info.
+    pub(crate) fn page(self: &Arc<Self>, gfn: Gfn) -> Option<FramePage> {
+        Some(FramePage {
+            ptr: self.frame(gfn)?,
+            _ram: self.clone(),
+        })
+    }
+}
+
+// SAFETY: regions and the heap stay mapped while `self` lives: pages are only ever mapped over by other pages of the same
+// two files, at once and without a gap.
+unsafe impl GuestFrames for GuestRam {
+    fn frame(&self, gfn: Gfn) -> Option<NonNull<u8>> {
+        NonNull::new(
+            self.memory
+                .get_host_address(GuestAddress(gfn.addr()?))
+                .ok()?,
+        )
+    }
+}
+
+/// Pages of the heap, kept mapped.
+#[derive(Debug, Clone)]
+pub(crate) struct HeapSlice {
+    ram: Arc<GuestRam>,
+    first: HeapPage,
+    pages: usize,
+}
+
+// SAFETY: the heap's mapping lives with the Arc and is page-aligned.
+unsafe impl SharedMemory for HeapSlice {
+    fn as_ptr(&self) -> NonNull<u8> {
+        self.ram.heap_ptr(self.first)
+    }
+    fn len(&self) -> usize {
+        self.pages * PAGE_SIZE
+    }
+}
+
+/// One frame of guest memory, kept mapped.
+#[derive(Debug)]
+pub(crate) struct FramePage {
+    ptr: NonNull<u8>,
+    _ram: Arc<GuestRam>,
+}
+
+// SAFETY: the frame's mapping lives with the Arc (see `GuestFrames`) and is page-aligned.
+unsafe impl SharedMemory for FramePage {
+    fn as_ptr(&self) -> NonNull<u8> {
+        self.ptr
+    }
+    fn len(&self) -> usize {
+        PAGE_SIZE
+    }
+}
+
+// SAFETY: the pointer is to shared memory that is accessed by volatile and atomic operations only.
+unsafe impl Send for FramePage {}
+// SAFETY: as above.
+unsafe impl Sync for FramePage {}
+
+fn memory_file(name: &str, bytes: u64) -> Result<File, SetupError> {
+    let file: File = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)
+        .map_err(|e| SetupError::memory(e.into()))?
+        .into();
+    file.set_len(bytes).map_err(SetupError::memory)?;
+    Ok(file)
+}
+
+fn region(
+    file: File,
+    offset: u64,
+    bytes: u64,
+    base: u64,
+) -> Result<GuestRegionMmap<()>, SetupError> {
+    let size = usize::try_from(bytes).map_err(|e| SetupError::memory(std::io::Error::other(e)))?;
+    let map = MmapRegion::from_file(FileOffset::new(file, offset), size)
+        .map_err(|e| SetupError::memory(std::io::Error::other(e)))?;
+    GuestRegionMmap::new(map, GuestAddress(base)).ok_or_else(|| {
+        SetupError::memory(std::io::Error::other(
+            "a region past the end of the address space",
+        ))
+    })
+}
+
+fn set_slot(vm: &VmFd, slot: u32, gpa: u64, bytes: u64, host: *mut u8) -> std::io::Result<()> {
+    let region = kvm_userspace_memory_region {
+        slot,
+        flags: 0,
+        guest_phys_addr: gpa,
+        memory_size: bytes,
+        userspace_addr: host as u64,
+    };
+    // SAFETY: `host` is the start of a mapping of `bytes` bytes that `GuestRam` keeps for as long as the VM it belongs to runs.
+    unsafe { vm.set_user_memory_region(region) }
+        .map_err(|e| std::io::Error::from_raw_os_error(e.errno()))
+}
+
+/// Maps a page of a file over a page of guest memory, at once.
+fn map_over(at: NonNull<u8>, file: &File, offset: u64) -> Result<(), Errno> {
+    // SAFETY: `at` is a whole page inside a region that `GuestRam` owns and only reaches by volatile accesses; the new mapping has
+    // the same rights, so whoever holds the address still reads and writes mapped memory.
+    unsafe {
+        rustix::mm::mmap(
+            at.as_ptr().cast(),
+            PAGE_SIZE,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE,
+            file,
+            offset,
+        )
+    }
+    .map(drop)
+    .map_err(|_| Errno::ENOMEM)
+}

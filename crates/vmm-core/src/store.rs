@@ -1,0 +1,70 @@
+//! Xenstore for one guest: its ring, served in the host's event loop.
+
+use std::os::fd::AsRawFd;
+
+use cantle_evtchn::Channel;
+use cantle_xenstore::transport::ring::{Pumped, Ring};
+use event_manager::{EventOps, Events, MutEventSubscriber};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::memory::HeapSlice;
+use crate::services::add;
+
+/// The host's end of the guest's xenstore ring.
+pub(crate) struct StoreRing {
+    ring: Ring<HeapSlice>,
+    channel: Box<dyn Channel>,
+    /// Somebody else's write left an event for this guest.
+    wake: EventFd,
+    broken: bool,
+}
+
+const CHANNEL: u32 = 0;
+const WAKE: u32 = 1;
+
+impl StoreRing {
+    pub(crate) fn new(ring: Ring<HeapSlice>, channel: Box<dyn Channel>, wake: EventFd) -> Self {
+        Self {
+            ring,
+            channel,
+            wake,
+            broken: false,
+        }
+    }
+}
+
+impl MutEventSubscriber for StoreRing {
+    fn process(&mut self, events: Events, _: &mut EventOps<'_>) {
+        match events.data() {
+            // Not readable any more: somebody else took the signal, which does no harm.
+            WAKE => drop(self.wake.read()),
+            _ => drop(self.channel.take()),
+        }
+        if self.broken {
+            return;
+        }
+        let channel = &self.channel;
+        match self.ring.pump(|| {
+            // A guest that closed its end looks when it opens it again.
+            let _ = channel.notify();
+        }) {
+            Pumped::Idle => {}
+            // The rest of the work waits for its turn among the loop's other events.
+            Pumped::More => drop(self.wake.write(1)),
+            Pumped::Broken(fault) => {
+                tracing::warn!(
+                    ?fault,
+                    "the guest broke its xenstore ring; it is no longer served"
+                );
+                self.broken = true;
+            }
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        add(ops, self.channel.eventfd().as_raw_fd(), CHANNEL);
+        add(ops, self.wake.as_raw_fd(), WAKE);
+        // What came before there was a loop.
+        drop(self.wake.write(1));
+    }
+}
