@@ -1,17 +1,20 @@
 //! What an embedder runs.
 
+// UNSAFETY: the `EventFd` that stops a run lends its descriptor by number only.
+#![expect(unsafe_code)]
+
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use cantle_evtchn::EventChannels;
 use cantle_grant::GrantMapper;
 use cantle_xenstore::xenbus::{self, DeviceId, Phase, XenbusState};
 use cantle_xenstore::{Client, Error as StoreError};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::Vif;
-use crate::poller::{Poller, Ready, Source};
+use crate::poller::{Patience, Poller, Ready, Source};
 use crate::port::NetPort;
 use crate::stats::Stats;
 
@@ -19,18 +22,29 @@ use crate::stats::Stats;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
-    /// Xenstore.
-    #[error("xenstore")]
+    /// Xenstore refused something.
+    #[error("xenstore failed")]
     Store(#[from] StoreError),
-    /// The host: no descriptor is free, or epoll fails.
-    #[error("the host")]
-    Host(#[from] io::Error),
+    /// No descriptor is free, or waiting fails.
+    #[error("cannot wait for events")]
+    Poll(#[from] io::Error),
+}
+
+/// What a back end wants after [`Backend::process`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// There is more to do already: call [`Backend::process`] again.
+    More,
+    /// Call again when [`Backend::fd`] is readable.
+    Idle,
+    /// The device was taken away and is closed: drop the back end.
+    Finished,
 }
 
 /// One interface's back end: from the xenbus handshake to the packets.
 ///
-/// It needs no thread of its own: poll its descriptor ([`AsRawFd`]; readable while there is work) together with your other
-/// ones, and call [`process`](Self::process). Or give it a thread, and call [`run`](Self::run).
+/// It needs no thread of its own: poll [`fd`](Self::fd) together with your other descriptors and call
+/// [`process`](Self::process). Or lend it a thread, and call [`run`](Self::run).
 ///
 /// A guest can end its own interface at most: a ring that breaks the protocol is given up, and the interface closes; a packet
 /// that does is refused. Dropping the back end disconnects the guest.
@@ -38,7 +52,8 @@ pub enum BackendError {
 pub struct Backend {
     bus: xenbus::Backend<Vif>,
     poller: Arc<Poller>,
-    again: EventFd,
+    /// The rings have more than one call may do.
+    left_over: bool,
     broken: u64,
 }
 
@@ -51,84 +66,99 @@ impl Backend {
     /// [`BackendError`]: no such directory, or no descriptor is free.
     pub fn new(
         client: Arc<dyn Client>,
-        event_channels: Arc<dyn EventChannels>,
+        channels: Arc<dyn EventChannels>,
         grants: Arc<dyn GrantMapper>,
-        id: DeviceId,
         port: Box<dyn NetPort>,
+        id: DeviceId,
     ) -> Result<Self, BackendError> {
         let poller = Arc::new(Poller::new()?);
-        let again = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
-        poller.add(again.as_raw_fd(), Source::Again)?;
-        let vif = Vif::new(id.frontend, event_channels, grants, port, poller.clone());
+        let vif = Vif::new(id.frontend, channels, grants, port, poller.clone());
         let bus = xenbus::Backend::new(client, id, vif)?;
-        poller.add(bus.event_fd().as_raw_fd(), Source::Bus)?;
+        poller.add(bus.event_fd(), Source::Bus)?;
         Ok(Self {
             bus,
             poller,
-            again,
+            left_over: false,
             broken: 0,
         })
     }
 
-    /// Does what there is to do, and returns. Never blocks; its work is bounded by the rings' length. What is left over keeps
-    /// the descriptor readable.
+    /// Readable when [`process`](Self::process) has something to do.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.poller.as_fd()
+    }
+
+    /// Does what there is to do, and never waits: at most a ring of slots each way, and a few steps of the handshake.
     ///
     /// # Errors
     ///
     /// [`BackendError`], never by the guest's doing. The call may be repeated.
-    pub fn process(&mut self) -> Result<Phase, BackendError> {
-        let ready = self.poller.wait(0)?;
+    pub fn process(&mut self) -> Result<Progress, BackendError> {
+        let ready = self.poller.wait(Patience::None)?;
         self.handle(ready)
     }
 
-    /// Serves until `stop` is readable, or until the toolstack has taken the device away. Call it on a thread of its own.
+    /// Serves until the device is taken away, or `stop` becomes readable (it is not read). The thread is the caller's.
     ///
     /// # Errors
     ///
     /// As for [`process`](Self::process).
     pub fn run(&mut self, stop: &EventFd) -> Result<(), BackendError> {
-        self.poller.add(stop.as_raw_fd(), Source::Stop)?;
-        let result = self.serve();
-        self.poller.remove(stop.as_raw_fd());
+        // SAFETY: `stop` is borrowed, and so open, until this function returns.
+        let stop = unsafe { BorrowedFd::borrow_raw(stop.as_raw_fd()) };
+        self.poller.add(stop, Source::Stop)?;
+        let result = self.serve_until_stopped();
+        self.poller.remove(stop);
         result
     }
 
-    /// The state of the back end's side in xenbus.
+    /// The state published in xenstore.
     #[must_use]
     pub fn state(&self) -> XenbusState {
         self.bus.state()
     }
 
-    /// The counters, to be read by any thread, also while the back end runs and after it.
+    /// The counters. They may be read by any thread at any time, also after the back end is gone.
     #[must_use]
     pub fn stats(&self) -> Arc<Stats> {
         self.bus.device().stats().clone()
     }
 
-    fn serve(&mut self) -> Result<(), BackendError> {
-        loop {
-            let ready = self.poller.wait(-1)?;
+    /// Asks the front end to let the interface go. It is served until then.
+    ///
+    /// # Errors
+    ///
+    /// What the store answered.
+    pub fn close(&mut self) -> Result<Progress, BackendError> {
+        let phase = self.bus.close()?;
+        Ok(self.progress(phase))
+    }
+
+    fn serve_until_stopped(&mut self) -> Result<(), BackendError> {
+        let mut progress = Progress::More;
+        while progress != Progress::Finished {
+            let patience = match progress {
+                Progress::Idle => Patience::Endless,
+                _ => Patience::None,
+            };
+            let ready = self.poller.wait(patience)?;
             if ready.has(Source::Stop) {
                 return Ok(());
             }
-            if self.handle(ready)? == Phase::Finished {
-                return Ok(());
-            }
+            progress = self.handle(ready)?;
         }
+        Ok(())
     }
 
-    fn handle(&mut self, ready: Ready) -> Result<Phase, BackendError> {
-        if ready.has(Source::Again) {
-            // Cannot fail, since it is readable; were it empty, there would be nothing to do about it either.
-            let _ = self.again.read();
-        }
+    fn handle(&mut self, ready: Ready) -> Result<Progress, BackendError> {
         let mut phase = Phase::Running(self.bus.state());
         if ready.has(Source::Bus) {
             phase = self.bus.process()?;
         }
-        match self.bus.device_mut().serve(ready) {
-            Ok(false) => {}
-            Ok(true) => self.again.write(1)?,
+        let again = std::mem::take(&mut self.left_over);
+        match self.bus.device_mut().serve(ready, again) {
+            Ok(more) => self.left_over = more,
             Err(error) => {
                 self.broken += 1;
                 // A guest that breaks its rings for ever is logged ever more rarely.
@@ -138,12 +168,14 @@ impl Backend {
                 phase = self.bus.close()?;
             }
         }
-        Ok(phase)
+        Ok(self.progress(phase))
     }
-}
 
-impl AsRawFd for Backend {
-    fn as_raw_fd(&self) -> RawFd {
-        self.poller.as_raw_fd()
+    fn progress(&self, phase: Phase) -> Progress {
+        match phase {
+            Phase::Finished => Progress::Finished,
+            Phase::Running(_) if self.left_over => Progress::More,
+            Phase::Running(_) => Progress::Idle,
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! The interface as xenbus sees it: what it offers, and connecting and disconnecting.
 
 use std::fmt;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use cantle_abi::ring::{BackRing, RingBroken};
@@ -44,14 +43,15 @@ pub enum ConnectError {
     #[error("the front end wants {0} queues of 1")]
     Queues(u32),
     /// A ring's page cannot be mapped.
-    #[error("cannot map {key} {gref}: {status:?}")]
+    #[error("cannot map {key} {gref}")]
     Map {
         /// Which ring.
         key: &'static str,
         /// Its page, as the front end said.
         gref: GrantRef,
-        /// What became of it.
-        status: GrantStatus,
+        /// Why.
+        #[source]
+        source: GrantStatus,
     },
     /// A page is no ring.
     #[error("{key} is no ring")]
@@ -148,13 +148,14 @@ impl Vif {
         &self.stats
     }
 
-    /// Serves the rings; true where work is left over. On an error the rings are given up at once.
-    pub(crate) fn serve(&mut self, ready: Ready) -> Result<bool, RingBroken> {
+    /// Serves the rings, also without a signal where work was left over (`again`); true where work is left over now. On an error the rings are given up at once.
+    pub(crate) fn serve(&mut self, ready: Ready, again: bool) -> Result<bool, RingBroken> {
         let Some(connection) = &mut self.connection else {
             return Ok(false);
         };
         let served = connection.serve(
             ready,
+            again,
             &*self.grants,
             self.granter,
             &mut *self.port,
@@ -172,16 +173,16 @@ impl Vif {
         };
         let Channels { tx, rx } = &connection.channels;
         for channel in [Some(tx), rx.as_ref()].into_iter().flatten() {
-            self.poller.remove(channel.eventfd().as_raw_fd());
+            self.poller.remove(channel.eventfd());
         }
-        self.poller.remove(self.port.fd().as_raw_fd());
+        self.poller.remove(self.port.fd());
         self.port.set_link(false);
     }
 
     fn map_ring(&self, front: &FrontKeys<'_>, key: &'static str) -> Result<Mapping, DeviceError> {
         let gref = front.require(key).map(GrantRef)?;
         let mapped = self.grants.map(self.granter, gref, Access::ReadWrite);
-        Ok(mapped.map_err(|status| ConnectError::Map { key, gref, status })?)
+        Ok(mapped.map_err(|source| ConnectError::Map { key, gref, source })?)
     }
 
     fn bind(&self, key: &'static str, port: Port) -> Result<Box<dyn Channel>, ConnectError> {
@@ -208,9 +209,9 @@ impl Vif {
 
     /// Adds what a connection is woken by; nothing stays added on failure.
     fn watch(&self, channels: &Channels) -> std::io::Result<()> {
-        let tx = channels.tx.eventfd().as_raw_fd();
-        let rx = channels.rx.as_ref().map(|rx| rx.eventfd().as_raw_fd());
-        let port = self.port.fd().as_raw_fd();
+        let tx = channels.tx.eventfd();
+        let rx = channels.rx.as_ref().map(|rx| rx.eventfd());
+        let port = self.port.fd();
         let added = self
             .poller
             .add(tx, Source::Tx)
@@ -229,12 +230,12 @@ impl Connection {
     fn serve(
         &mut self,
         ready: Ready,
+        again: bool,
         grants: &dyn GrantMapper,
         granter: DomId,
         port: &mut dyn NetPort,
         stats: &Stats,
     ) -> Result<bool, RingBroken> {
-        let again = ready.has(Source::Again);
         let mut more = false;
         let tx_ready = ready.has(Source::Tx);
         if tx_ready {

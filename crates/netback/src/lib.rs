@@ -17,7 +17,7 @@ pub mod vnet;
 #[cfg(feature = "test-utils")]
 pub mod test_utils;
 
-pub use backend::{Backend, BackendError};
+pub use backend::{Backend, BackendError, Progress};
 pub use device::ConnectError;
 pub use offload::{Checksum, Gso, GsoKind, Offload, Offloads};
 pub use parts::{Part, PartMut};

@@ -1,9 +1,9 @@
 //! One descriptor that stands for all that a back end waits for.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use rustix::event::{Timespec, epoll};
 
 /// What there is to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +16,6 @@ pub(crate) enum Source {
     Rx,
     /// The port.
     Port,
-    /// Work that was left over.
-    Again,
     /// Whoever wants the back end to end.
     Stop,
 }
@@ -38,52 +36,70 @@ impl Ready {
     }
 }
 
+/// How long to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Not at all.
+    None,
+    /// For ever.
+    Endless,
+}
+
 /// An epoll instance over the sources.
 #[derive(Debug)]
 pub(crate) struct Poller {
-    epoll: Epoll,
+    epoll: OwnedFd,
 }
 
 impl Poller {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
-            epoll: Epoll::new()?,
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
         })
     }
 
     /// Adds a source. The port is watched for changes only, so that frames which nobody can take yet do not wake anybody.
-    pub(crate) fn add(&self, fd: RawFd, source: Source) -> io::Result<()> {
-        let mut events = EventSet::IN;
+    pub(crate) fn add(&self, fd: BorrowedFd<'_>, source: Source) -> io::Result<()> {
+        let mut events = epoll::EventFlags::IN;
         if source == Source::Port {
-            events |= EventSet::EDGE_TRIGGERED;
+            events |= epoll::EventFlags::ET;
         }
-        let event = EpollEvent::new(events, source.bit());
-        self.epoll.ctl(ControlOperation::Add, fd, event)
+        let data = epoll::EventData::new_u64(source.bit());
+        Ok(epoll::add(&self.epoll, fd, data, events)?)
     }
 
     /// Removes a descriptor that was added. It must be done before the descriptor is closed: another copy of it may stay open.
-    pub(crate) fn remove(&self, fd: RawFd) {
+    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
         // It fails only for a descriptor that was not added.
-        let _ = self
-            .epoll
-            .ctl(ControlOperation::Delete, fd, EpollEvent::default());
+        let _ = epoll::delete(&self.epoll, fd);
     }
 
-    /// Waits for any source, `timeout` milliseconds at most (-1 for ever).
-    pub(crate) fn wait(&self, timeout: i32) -> io::Result<Ready> {
-        let mut events = [EpollEvent::default(); 8];
-        let count = match self.epoll.wait(timeout, &mut events) {
+    /// The sources that are ready, waiting for one if need be.
+    pub(crate) fn wait(&self, patience: Patience) -> io::Result<Ready> {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let timeout = match patience {
+            Patience::None => Some(&now),
+            Patience::Endless => None,
+        };
+        let mut events = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(0),
+        }; 8];
+        let count = match epoll::wait(&self.epoll, &mut events[..], timeout) {
             Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            Err(error) => return Err(error),
+            Err(rustix::io::Errno::INTR) => 0,
+            Err(error) => return Err(error.into()),
         };
         let ready = events.iter().take(count);
-        Ok(Ready(ready.fold(0, |all, event| all | event.data())))
+        Ok(Ready(ready.fold(0, |all, event| all | event.data.u64())))
     }
 }
 
-impl AsRawFd for Poller {
-    fn as_raw_fd(&self) -> RawFd {
-        self.epoll.as_raw_fd()
+impl AsFd for Poller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
     }
 }

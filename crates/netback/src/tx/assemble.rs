@@ -58,8 +58,8 @@ pub enum Fault {
     #[error("a blank checksum or a segmentation without the headers for it")]
     Headers,
     /// A page could not be had.
-    #[error("cannot reach a page: {0:?}")]
-    Grant(GrantStatus),
+    #[error("cannot reach a page")]
+    Grant(#[source] GrantStatus),
 }
 
 /// One part of a packet: within its page, by the rules.

@@ -1,0 +1,101 @@
+//! The same packet over and over, for benchmarks: the front end's own work is kept small.
+
+use std::time::Duration;
+
+use cantle_abi::io::netif::{
+    NETIF_RSP_NULL, NETIF_RSP_OKAY, NETTXF_csum_blank, NETTXF_extra_info, NETTXF_more_data,
+    NetifExtraInfo, NetifTxRequest,
+};
+
+use super::{NetFront, Outgoing};
+use crate::PartMut;
+
+/// A packet laid out in a front end's pages, ready to be sent any number of times.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// Ring slots of each copy of the packet.
+    copies: Vec<Vec<NetifTxRequest>>,
+}
+
+impl Load {
+    /// Fills the front end's pages with as many copies of a packet as the ring has room for. Its `split` and `offset` are not used.
+    ///
+    /// # Panics
+    ///
+    /// For a packet that is longer than a request can say.
+    #[must_use]
+    pub fn new(front: &NetFront, packet: &Outgoing<'_>) -> Self {
+        let pages = packet.bytes.chunks(cantle_abi::PAGE_SIZE).len();
+        let slots = pages + usize::from(packet.gso.is_some());
+        let total = u16::try_from(packet.bytes.len()).expect("at most 65535 bytes");
+        let mut copies = Vec::new();
+        let mut id = 0_u16;
+        for _ in 0..256 / slots {
+            let mut requests = Vec::with_capacity(slots);
+            for (n, chunk) in packet.bytes.chunks(cantle_abi::PAGE_SIZE).enumerate() {
+                let (page, gref) = front.tx_buffer(id);
+                let into = PartMut::shared(page, 0, chunk.len());
+                into.expect("within the page").copy_from(chunk);
+                let mut flags = 0;
+                if n + 1 < pages {
+                    flags |= NETTXF_more_data;
+                }
+                if n == 0 && packet.csum_blank {
+                    flags |= NETTXF_csum_blank;
+                }
+                if n == 0 && packet.gso.is_some() {
+                    flags |= NETTXF_extra_info;
+                }
+                let size = if n == 0 {
+                    total
+                } else {
+                    u16::try_from(chunk.len()).expect("within a page")
+                };
+                requests.push(NetifTxRequest {
+                    gref,
+                    offset: 0,
+                    flags,
+                    id,
+                    size,
+                });
+                if let (0, Some((kind, size))) = (n, packet.gso) {
+                    requests.push(NetifExtraInfo::gso(size, kind, 0).to_tx_slot());
+                }
+                id += 1;
+            }
+            copies.push(requests);
+        }
+        Self { copies }
+    }
+
+    /// Sends the packet `count` times and waits for the answers; returns how many were answered with an error.
+    ///
+    /// # Panics
+    ///
+    /// Where the back end does not answer for ten seconds, or breaks the ring.
+    pub fn send(&self, front: &mut NetFront, count: u64) -> u64 {
+        let (mut sent, mut answered, mut errors) = (0, 0, 0);
+        let per_packet = self.copies.first().map_or(1, Vec::len) as u64;
+        let mut next = self.copies.iter().cycle();
+        while answered < count * per_packet {
+            let mut moved = 0;
+            while let Some(response) = front.tx.next_response().expect("a sound ring") {
+                moved += 1;
+                errors += u64::from(!matches!(response.status, NETIF_RSP_OKAY | NETIF_RSP_NULL));
+            }
+            answered += moved;
+            while sent < count && u64::from(front.tx.free()) >= per_packet {
+                for slot in next.next().into_iter().flatten() {
+                    front.tx.push_request(slot).expect("counted above");
+                }
+                sent += 1;
+                moved += 1;
+            }
+            front.kick();
+            if moved == 0 {
+                assert!(front.wait_tx(Duration::from_secs(10)), "an answer");
+            }
+        }
+        errors
+    }
+}
