@@ -39,7 +39,7 @@ servers="$servers $!"
 echo "host: start"
 # shellcheck disable=SC2086
 "$CANTLE" run --kernel "$KERNEL" --initrd "$INITRD" --memory 512M --vcpus "$VCPUS" \
-    --cmdline "console=hvc0 panic=-1 demo.host=$HOST_IP demo.ip=$GUEST_IP demo.mib=$MIB" \
+    --cmdline "console=hvc0 quiet panic=-1 demo.host=$HOST_IP demo.ip=$GUEST_IP demo.mib=$MIB" \
     --disk "path=$DISK" --net "tap=$TAP,mac=00:16:3e:00:00:01" --stats json $OPTIONS < /dev/null
 code=$?
 sum=$($bb sha256sum "$work/received")

@@ -216,6 +216,8 @@ fn on(host: Host, guests: &[Guest], args: &DemoArgs) -> Result<Vec<Result<String
 
 /// The guest's run: what it said, if it came to its proper end.
 fn run(place: &mut Place, name: &str, script: &str, log: &Path, args: &DemoArgs) -> Result<Report> {
+    // A run that is under way elsewhere keeps its own file.
+    let _ = fs::remove_file(log);
     let mut file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut report = Report::new();
     let begun = Instant::now();

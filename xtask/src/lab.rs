@@ -303,9 +303,14 @@ impl Lab {
         }
     }
 
-    fn died(&self) -> anyhow::Error {
+    fn died(&mut self) -> anyhow::Error {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let how = match self.emulator.wait_until(deadline) {
+            Ok(Some(status)) => status.to_string(),
+            _ => "it still runs".to_owned(),
+        };
         anyhow::anyhow!(
-            "the lab died; the end of its console ({}):\n{}\n{}",
+            "the lab died (the emulator: {how}); the end of its console ({}):\n{}\n{}",
             self.console.display(),
             tail(&self.console, 25),
             tail(&self.said, 5)

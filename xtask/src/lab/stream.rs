@@ -1,6 +1,6 @@
 //! The output of the lab's jobs, and where one job's ends.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Sender;
 
@@ -27,6 +27,7 @@ pub(super) fn read(stream: Stream, mut from: UnixStream, events: &Sender<Event>)
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let event = match from.read(&mut buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Ok(0) | Err(_) => Event::End,
             Ok(len) => Event::Data(stream, buffer.iter().take(len).copied().collect()),
         };
