@@ -40,6 +40,17 @@ wait_for() {
     done
 }
 
+# data MIB: one random MiB again and again, each time after a line of another number, so that no two sectors are alike
+data() {
+    head -c 1048576 /dev/urandom > /tmp/random
+    count=0
+    while [ $count -lt "$1" ]; do
+        count=$((count + 1))
+        echo $count
+        cat /tmp/random
+    done | head -c $(($1 * 1048576))
+}
+
 found() {
     say "kernel $(uname -r), $(nproc) CPUs, hypervisor $(cat /sys/hypervisor/type) $(cat /sys/hypervisor/guest_type), clock $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
     for device in /sys/bus/xen/devices/*; do
@@ -51,7 +62,7 @@ disk() {
     wait_for -b /dev/xvda
     mount -t ext4 /dev/xvda /mnt || fail "cannot mount xvda"
     say "disk: $(blockdev --getsize64 /dev/xvda) bytes, mounted; writing $mib MiB"
-    sum=$(dd if=/dev/urandom bs=1M count="$mib" 2>/dev/null | tee /mnt/data | sha256sum)
+    sum=$(data "$mib" | tee /mnt/data | sha256sum)
     sum=${sum%% *}
     echo "$sum  data" > /mnt/data.sha256
     umount /mnt || fail "cannot unmount xvda"
