@@ -14,8 +14,6 @@ use cantle_abi::grant_table::{
 };
 use cantle_abi::{DomId, Gfn, GrantRef, SharedMemory};
 
-use crate::GrantStatus;
-
 /// How often an entry that changes under our hands is looked at again.
 const ATTEMPTS: u32 = 5;
 
@@ -80,6 +78,13 @@ impl Entries {
     }
 }
 
+/// An entry does not grant what was asked; whether it has been marked before that was clear, and must be settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Untouched,
+    Marked,
+}
+
 fn header(flags: u16, domid: DomId) -> u32 {
     u32::from(flags) | u32::from(domid.0) << 16
 }
@@ -89,8 +94,8 @@ impl Entry<'_> {
     ///
     /// `kind` are the flags that must say "access permitted" and nothing else. The frame is one that stood in the entry while
     /// it permitted the access: it is read between two looks at the same marked header. Bounded: an entry that
-    /// keeps changing is refused. Where this fails the marks may be set or not: the caller settles them.
-    pub(crate) fn mark(&self, grantee: DomId, write: bool, kind: u16) -> Result<Gfn, GrantStatus> {
+    /// keeps changing is refused.
+    pub(crate) fn mark(&self, grantee: DomId, write: bool, kind: u16) -> Result<Gfn, Refused> {
         let want = u32::from(if write {
             GTF_reading | GTF_writing
         } else {
@@ -99,11 +104,12 @@ impl Entry<'_> {
         let refuse = kind | if write { GTF_readonly } else { 0 };
         let expect = header(GTF_permit_access, grantee);
         let compare = header(refuse, DomId(u16::MAX));
+        let mut refused = Refused::Untouched;
         for _ in 0..ATTEMPTS {
             // One copy of the header is checked, and only that very value is exchanged.
             let seen = self.header.load(Relaxed);
             if seen & compare != expect {
-                return Err(GrantStatus::GENERAL_ERROR);
+                break;
             }
             let marked = seen | want;
             // SeqCst, a full barrier: pairs with the guest's compare-and-swap that revokes; one of them comes first. It also
@@ -115,6 +121,7 @@ impl Entry<'_> {
             {
                 continue;
             }
+            refused = Refused::Marked;
             // Acquire: the second look at the header is not done before it.
             let frame = self.frame.load(Acquire);
             // A guest that minds the marks cannot have changed the frame since; one that does not is found out here.
@@ -122,7 +129,7 @@ impl Entry<'_> {
                 return Ok(Gfn(u64::from(frame)));
             }
         }
-        Err(GrantStatus::GENERAL_ERROR)
+        Err(refused)
     }
 
     /// Clears marks. What was done with the page before is visible to a guest that sees them cleared.

@@ -12,7 +12,7 @@ use cantle_abi::grant_table::{
 use cantle_abi::{DomId, Errno, Gfn, GrantRef, PAGE_SIZE, SharedMemory};
 
 use crate::active::{Active, Locked, MAX_USES, Pins};
-use crate::entries::{Entries, Entry};
+use crate::entries::{Entries, Entry, Refused};
 use crate::{GrantStatus, GuestFrames};
 
 /// The most frames that any table may have.
@@ -255,9 +255,11 @@ impl GrantTable {
             return Err(GrantStatus::GENERAL_ERROR);
         }
         // The entry is checked at each use, also where it is in use already: nothing about it is remembered.
-        let page = entry
-            .mark(grantee, write, kind)
-            .and_then(|gfn| self.frame(gfn));
+        let page = match entry.mark(grantee, write, kind) {
+            Ok(gfn) => self.frame(gfn),
+            Err(Refused::Untouched) => return Err(GrantStatus::GENERAL_ERROR),
+            Err(Refused::Marked) => Err(GrantStatus::GENERAL_ERROR),
+        };
         if page.is_ok() {
             pins.grantee = grantee;
             pins.uses += 1;
