@@ -31,7 +31,7 @@ const GUEST_IP: &str = "10.213.77.2";
 
 /// The guest's vCPUs, and the seconds it may take, unless told otherwise.
 const VCPUS: u32 = 2;
-const TIMEOUT: u64 = 240;
+const TIMEOUT: u64 = 600;
 
 /// Options of `cargo xtask demo`.
 #[derive(Debug, Args)]
