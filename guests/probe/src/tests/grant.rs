@@ -1,0 +1,131 @@
+//! The grant table as the guest sees it. That grants work is shown by the devices.
+
+use core::sync::atomic::Ordering;
+
+use cantle_abi::grant_table::{
+    self as abi, GTF_permit_access, GnttabCopy, GnttabCopyPtr, GnttabGetVersion, GnttabSetupTable,
+};
+use cantle_abi::xen::__HYPERVISOR_grant_table_op;
+use cantle_abi::{DomId, GrantRef};
+
+use crate::report::{Because as _, Outcome, refused};
+use crate::{Probe, ensure, grants, hypercall, memory, say};
+
+pub(super) fn table(_: &mut Probe) -> Outcome {
+    let size = grants::query_size()?;
+    ensure!(
+        size.max_nr_frames >= 4 && size.nr_frames <= size.max_nr_frames,
+        "{} of {} frames",
+        size.nr_frames,
+        size.max_nr_frames
+    );
+    let mut version = [GnttabGetVersion {
+        dom: DomId::SELF,
+        pad: 0,
+        version: 0,
+    }];
+    hypercall::op_many(
+        __HYPERVISOR_grant_table_op,
+        abi::GNTTABOP_get_version,
+        &mut version,
+    )
+    .because("GNTTABOP_get_version")?;
+    ensure!(
+        version[0].version == 1,
+        "the table has version {}",
+        version[0].version
+    );
+    grants::prepare()?;
+    let beyond = u64::from(size.max_nr_frames);
+    let hole = cantle_abi::Gfn(0xfe900);
+    refused(
+        grants::map_frame(beyond, hole),
+        "a frame beyond the table's limit",
+    )?;
+
+    // The toolstack's own entries: console and xenstore, lent to whoever serves them.
+    for gref in [abi::GNTTAB_RESERVED_CONSOLE, abi::GNTTAB_RESERVED_XENSTORE] {
+        let (flags, frame) = grants::entry(gref)?;
+        say!("probe: grant-table: entry {gref} is {flags:#x}, frame {frame:#x}");
+    }
+
+    // An entry that is written reads back, and can be taken back.
+    let page = memory::page()?;
+    let gref = grants::grant(&page, DomId(0), false)?;
+    let (flags, frame) = grants::entry(gref)?;
+    ensure!(
+        flags == u32::from(GTF_permit_access) && u64::from(frame) == page.gfn().0,
+        "the entry reads {flags:#x}, frame {frame:#x}"
+    );
+    ensure!(grants::end(gref)?, "an entry that nobody uses is in use");
+    Ok(())
+}
+
+/// The frames' numbers by `setup_table`.
+pub(super) fn setup(_: &mut Probe) -> Outcome {
+    grants::prepare()?;
+    let list = memory::page()?;
+    let mut setup = [GnttabSetupTable {
+        dom: DomId::SELF,
+        pad: 0,
+        nr_frames: 1,
+        status: 1,
+        pad2: [0; 3],
+        frame_list: list.addr(),
+    }];
+    let op = abi::GNTTABOP_setup_table;
+    hypercall::op_many(__HYPERVISOR_grant_table_op, op, &mut setup).because("setup_table")?;
+    ensure!(
+        setup[0].status == abi::GNTST_okay,
+        "setup_table has status {}",
+        setup[0].status
+    );
+    setup[0].nr_frames = u32::MAX;
+    let result = hypercall::op_many(__HYPERVISOR_grant_table_op, op, &mut setup);
+    ensure!(
+        result.is_err() || setup[0].status != abi::GNTST_okay,
+        "a table of 2^32-1 frames was set up"
+    );
+    Ok(())
+}
+
+/// A copy from one of the domain's own pages to another, and one that crosses a page's end.
+pub(super) fn copy(_: &mut Probe) -> Outcome {
+    let (from, to) = (memory::page()?, memory::page()?);
+    from.fill(0, 4096, |i| i);
+    let end = |page: &memory::Window, offset| GnttabCopyPtr {
+        u: page.gfn().0,
+        domid: DomId::SELF,
+        offset,
+        pad: 0,
+    };
+    let one = |offset, len| GnttabCopy {
+        source: end(&from, offset),
+        dest: end(&to, 8),
+        len,
+        flags: 0,
+        status: 1,
+        pad: 0,
+    };
+    let mut copies = [one(16, 64), one(4090, 64)];
+    let op = abi::GNTTABOP_copy;
+    hypercall::op_many(__HYPERVISOR_grant_table_op, op, &mut copies).because("GNTTABOP_copy")?;
+    ensure!(
+        copies[0].status == abi::GNTST_okay && copies[1].status == abi::GNTST_bad_copy_arg,
+        "the copies have status {} and {}",
+        copies[0].status,
+        copies[1].status
+    );
+    let word = to.word64(8).load(Ordering::Relaxed);
+    ensure!(word == 2, "the copy holds {word}");
+    let mut bad = [one(0, 8)];
+    bad[0].flags = abi::GNTCOPY_source_gref;
+    bad[0].source.u = u64::from(GrantRef(500).0);
+    hypercall::op_many(__HYPERVISOR_grant_table_op, op, &mut bad).because("GNTTABOP_copy")?;
+    ensure!(
+        bad[0].status < 0,
+        "a copy by a grant that is none has status {}",
+        bad[0].status
+    );
+    Ok(())
+}
