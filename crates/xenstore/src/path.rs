@@ -40,19 +40,17 @@ pub(crate) fn resolve<'a>(given: &'a [u8], home: &str) -> Result<Resolved<'a>, E
 }
 
 fn check(given: &[u8]) -> Result<&str, Errno> {
-    let text = core::str::from_utf8(given).map_err(|_| Errno::EINVAL)?;
-    let well_formed = !text.is_empty()
-        && text.len() <= XENSTORE_ABS_PATH_MAX
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'/' | b'_' | b'@'))
-        && !text.contains("//")
-        && (text == "/" || !text.ends_with('/'));
-    if well_formed {
-        Ok(text)
-    } else {
-        Err(Errno::EINVAL)
+    let mut before = 0;
+    let well_formed = given.iter().all(|byte| {
+        let doubled = *byte == b'/' && before == b'/';
+        before = *byte;
+        !doubled && (byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'/' | b'_' | b'@'))
+    });
+    let ends_well = given == b"/" || !given.ends_with(b"/");
+    if !well_formed || !ends_well || given.is_empty() || given.len() > XENSTORE_ABS_PATH_MAX {
+        return Err(Errno::EINVAL);
     }
+    core::str::from_utf8(given).map_err(|_| Errno::EINVAL)
 }
 
 /// The names on the way from the root to a node; none for the root.

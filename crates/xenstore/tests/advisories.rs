@@ -181,6 +181,20 @@ fn xsa_322_special_watches_are_not_inherited_either() {
 }
 
 #[test]
+fn xsa_322_a_domain_that_was_never_introduced_leaves_nothing_either() {
+    let (store, dom0, _, _) = world();
+    dom0.watch("@releaseDomain", "t").unwrap();
+    assert_eq!(events(&dom0).len(), 1);
+    dom0.mkdir(NONE, "/tool/half").unwrap();
+    dom0.set_perms(NONE, "/tool/half", &Perms::new(DomId(9), Access::None))
+        .unwrap();
+    store.release(DomId(9)).unwrap();
+    assert!(!dom0.exists(NONE, "/tool/half").unwrap());
+    assert_eq!(events(&dom0), [""; 0]);
+    check(&dom0);
+}
+
+#[test]
 fn xsa_323_a_relative_path_is_measured_with_its_prefix() {
     let (_, _, guest, _) = world();
     let longest = "a".repeat(2048);

@@ -83,19 +83,17 @@ impl Server {
         Ok(true)
     }
 
-    /// A domain is gone: its connections end, its nodes and all mention of it go, its quotas are free again, and those who
-    /// watch `@releaseDomain` are told. The next domain of that number begins with nothing.
+    /// A domain is gone: its connections end, its nodes and all mention of it go, its quotas are free again, and, if it was
+    /// known, those who watch `@releaseDomain` are told. The next domain of that number begins with nothing.
     ///
     /// # Errors
     ///
-    /// `ENOENT` for a domain that is not known; `EINVAL` for domain 0.
+    /// `EINVAL` for domain 0.
     pub fn release(&mut self, domid: DomId) -> Result<(), Errno> {
         if domid == DomId::DOM0 {
             return Err(Errno::EINVAL);
         }
-        if !self.is_introduced(domid) {
-            return Err(Errno::ENOENT);
-        }
+        let known = self.is_introduced(domid);
         let ended: Vec<ConnId> = self
             .connections
             .iter()
@@ -115,7 +113,9 @@ impl Server {
         for change in self.store.forget(domid) {
             self.fire(&change);
         }
-        self.fire_special(RELEASE_DOMAIN);
+        if known {
+            self.fire_special(RELEASE_DOMAIN);
+        }
         Ok(())
     }
 

@@ -261,7 +261,7 @@ impl Server {
         self.usage(actor.domid).transactions -= 1;
         self.tidy(actor.domid);
         if commit {
-            for change in self.store.commit(&open, actor, &self.limits)? {
+            for change in self.store.commit(open, actor, &self.limits)? {
                 self.fire(&change);
             }
         }
@@ -369,6 +369,9 @@ impl Server {
 
     fn release_by_message(&mut self, payload: &[u8]) -> Result<Reply, Errno> {
         let domid = domid(one(payload)?)?;
+        if domid != DomId::DOM0 && !self.is_introduced(domid) {
+            return Err(Errno::ENOENT);
+        }
         self.release(domid)?;
         self.actions.push_back(Action::Released { domid });
         Ok(Reply::Done)

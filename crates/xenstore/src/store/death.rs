@@ -5,13 +5,14 @@ use std::sync::Arc;
 use cantle_abi::DomId;
 
 use super::edit::private_to_dom0;
-use super::{Change, Children, Delta, Node, Tree};
+use super::{Change, Children, Cursor, Delta, Node, Tree};
 use crate::Perms;
 
 /// A node on the way down, with what is kept of its children so far.
 struct Frame {
     node: Arc<Node>,
     path: String,
+    next: Cursor,
     kept: Vec<Arc<Node>>,
     /// Some child is not as it was.
     changed: bool,
@@ -24,9 +25,25 @@ impl Frame {
         Self {
             node: Arc::clone(node),
             path,
-            kept: Vec::with_capacity(node.children.len()),
+            next: Cursor::default(),
+            kept: Vec::new(),
             changed: false,
             changes,
+        }
+    }
+
+    fn take(&mut self, fate: Fate, changes: &mut Vec<Change>) {
+        match fate {
+            Fate::Same(node) => self.kept.push(node),
+            Fate::New(node) => {
+                self.kept.push(node);
+                self.changed = true;
+            }
+            Fate::Gone(mut change) => {
+                change.parent = Some(Arc::clone(&self.node.perms));
+                changes.push(change);
+                self.changed = true;
+            }
         }
     }
 }
@@ -41,39 +58,31 @@ pub(super) fn scrub(
     delta: &mut Delta,
 ) -> Vec<Change> {
     let mut changes: Vec<Change> = Vec::new();
-    let mut visited = 0_usize;
     let mut stack = vec![Frame::new(tree.root(), String::new(), 0)];
-    let mut next_child = vec![0_usize];
-    while let (Some(top), Some(next)) = (stack.last_mut(), next_child.last_mut()) {
-        if let Some(child) = top.node.children.at(*next) {
-            *next += 1;
-            let path = format!("{}/{}", top.path, child.name);
-            let frame = Frame::new(child, path, changes.len());
-            stack.push(frame);
-            next_child.push(0);
-            visited += 1;
+    while let Some(top) = stack.last_mut() {
+        if let Some(child) = top.node.children.next(&mut top.next) {
+            if child.children.is_empty() && !mentions(child, dead) {
+                top.kept.push(Arc::clone(child));
+            } else {
+                let path = format!("{}/{}", top.path, child.name);
+                let frame = Frame::new(child, path, changes.len());
+                stack.push(frame);
+            }
             continue;
         }
-        next_child.pop();
         let Some(frame) = stack.pop() else { break };
         let fate = decide(frame, dead, generation, delta, &mut changes);
         match (stack.last_mut(), fate) {
-            (Some(parent), Fate::Same(node)) => parent.kept.push(node),
-            (Some(parent), Fate::New(node)) => {
-                parent.kept.push(node);
-                parent.changed = true;
-            }
-            (Some(parent), Fate::Gone(mut change)) => {
-                parent.changed = true;
-                change.parent = Some(Arc::clone(&parent.node.perms));
-                changes.push(change);
-            }
+            (Some(parent), fate) => parent.take(fate, &mut changes),
             (None, Fate::New(root)) => *tree = Tree::new(root),
             (None, _) => {}
         }
     }
-    tracing::debug!(%dead, visited, changes = changes.len(), "scrubbed");
     changes
+}
+
+fn mentions(node: &Node, dead: DomId) -> bool {
+    node.perms.owner == dead || node.perms.listed.iter().any(|(listed, _)| *listed == dead)
 }
 
 enum Fate {
@@ -95,6 +104,7 @@ fn decide(
         kept,
         changed,
         changes: before,
+        ..
     } = frame;
     let own = node.perms.owner == dead;
     if own {
@@ -112,7 +122,7 @@ fn decide(
             removed: Some(node),
         });
     }
-    let named = node.perms.listed.iter().any(|(listed, _)| *listed == dead);
+    let named = !own && mentions(&node, dead);
     if !own && !named && !changed {
         return Fate::Same(node);
     }
@@ -135,6 +145,6 @@ fn decide(
         },
         perms,
         generation,
-        children: Children::from_sorted(kept),
+        children: Children::from_sorted(&kept),
     }))
 }

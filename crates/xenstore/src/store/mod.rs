@@ -3,6 +3,7 @@
 //! The tree is immutable where it is shared, so a transaction's snapshot is one pointer. All changes go through
 //! [`View::edit`], which checks everything before it touches anything: an edit that fails has changed nothing.
 
+mod children;
 mod death;
 mod edit;
 mod node;
@@ -13,8 +14,9 @@ use std::sync::Arc;
 
 use cantle_abi::{DomId, Errno};
 
+pub(crate) use children::{Children, Cursor};
 pub(crate) use edit::{Change, Edit, View};
-pub(crate) use node::{Children, Found, Node, Tree, nodes, walk};
+pub(crate) use node::{Found, Node, Tree, nodes, walk};
 pub(crate) use transaction::{Query, Transaction};
 
 use crate::limits::Limits;
@@ -124,10 +126,18 @@ impl Store {
     /// Commits a transaction; the changes it made, in order.
     pub(crate) fn commit(
         &mut self,
-        tx: &Transaction,
+        tx: Transaction,
         actor: Actor,
         limits: &Limits,
     ) -> Result<Vec<Change>, Errno> {
+        let tx = match tx.unopposed(&self.tree) {
+            Ok((tree, delta, changes)) => {
+                self.tree = tree;
+                self.settle(&delta);
+                return Ok(changes);
+            }
+            Err(tx) => tx,
+        };
         let mut tree = self.tree.clone();
         let mut delta = Delta::new();
         let mut view = View {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Children;
 use crate::Perms;
 use crate::path::components;
 
@@ -29,70 +30,8 @@ impl Node {
 }
 
 impl Drop for Node {
-    /// Drops the subtree without recursion: a guest decides how deep it is.
     fn drop(&mut self) {
-        let mut doomed = core::mem::take(&mut self.children.0);
-        while let Some(child) = doomed.pop() {
-            if let Some(mut child) = Arc::into_inner(child) {
-                doomed.append(&mut child.children.0);
-            }
-        }
-    }
-}
-
-/// A node's children, ordered by name.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Children(Vec<Arc<Node>>);
-
-impl Children {
-    /// From a list that is in order.
-    pub(crate) fn from_sorted(list: Vec<Arc<Node>>) -> Self {
-        Self(list)
-    }
-
-    fn position(&self, name: &str) -> Result<usize, usize> {
-        self.0.binary_search_by(|child| (*child.name).cmp(name))
-    }
-
-    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Node>> {
-        self.0.get(self.position(name).ok()?)
-    }
-
-    /// The child, made this tree's own where it was shared.
-    fn get_mut(&mut self, name: &str) -> Option<&mut Node> {
-        let at = self.position(name).ok()?;
-        self.0.get_mut(at).map(Arc::make_mut)
-    }
-
-    /// The child of that name, made by `make` where there is none.
-    fn get_or_insert(&mut self, name: &str, make: impl FnOnce() -> Node) -> Option<&mut Node> {
-        let at = self.position(name).unwrap_or_else(|at| {
-            self.0.insert(at, Arc::new(make()));
-            at
-        });
-        self.0.get_mut(at).map(Arc::make_mut)
-    }
-
-    fn remove(&mut self, name: &str) -> Option<Arc<Node>> {
-        let at = self.position(name).ok()?;
-        Some(self.0.remove(at))
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Node>> {
-        self.0.iter()
-    }
-
-    pub(crate) fn at(&self, index: usize) -> Option<&Arc<Node>> {
-        self.0.get(index)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether both lists have the same names.
-    pub(crate) fn same_names(&self, other: &Self) -> bool {
-        self.len() == other.len() && self.iter().zip(other.iter()).all(|(a, b)| a.name == b.name)
+        self.children.drop_all();
     }
 }
 
@@ -165,15 +104,15 @@ impl Tree {
         for name in components(path) {
             if node.children.get(name).is_none() {
                 node.generation = generation;
+                node.children
+                    .insert(Node::new(name, Arc::clone(perms), generation));
             }
-            node = node
-                .children
-                .get_or_insert(name, || Node::new(name, Arc::clone(perms), generation))?;
+            node = node.children.get_mut(name)?;
         }
         Some(node)
     }
 
-    /// Takes a node and its subtree out; returns it with its parent's path.
+    /// Takes a node and its subtree out; returns it.
     pub(crate) fn remove(&mut self, path: &str, generation: u64) -> Option<Arc<Node>> {
         let (parent, name) = path.rsplit_once('/')?;
         let parent = self.get_mut(parent)?;

@@ -51,8 +51,11 @@ enum Request {
 /// An open transaction.
 #[derive(Debug)]
 pub(crate) struct Transaction {
+    /// The store as it was at the beginning.
+    base: Tree,
     tree: Tree,
     delta: Delta,
+    changes: Vec<Change>,
     log: Vec<(Box<str>, Request)>,
     /// What the log keeps of the domain's own bytes.
     bytes: usize,
@@ -63,8 +66,10 @@ pub(crate) struct Transaction {
 impl Transaction {
     pub(super) fn new(tree: Tree) -> Self {
         Self {
+            base: tree.clone(),
             tree,
             delta: Delta::new(),
+            changes: Vec::new(),
             log: Vec::new(),
             bytes: 0,
             doomed: false,
@@ -107,7 +112,7 @@ impl Transaction {
             limits,
         }
         .edit(actor, path, &edit)
-        .map(drop);
+        .map(|change| self.changes.extend(change));
         self.log.push((path.into(), Request::Edit(edit, result)));
         result
     }
@@ -128,6 +133,16 @@ impl Transaction {
         }
         self.bytes = bytes;
         Ok(())
+    }
+
+    /// What a commit results in where nobody has changed anything since the beginning: running the log again would come to
+    /// the same. Else the transaction itself.
+    #[expect(clippy::result_large_err, reason = "it is no error, and moved once")]
+    pub(super) fn unopposed(self, now: &Tree) -> Result<(Tree, Delta, Vec<Change>), Self> {
+        if self.doomed || !Arc::ptr_eq(self.base.root(), now.root()) {
+            return Err(self);
+        }
+        Ok((self.tree, self.delta, self.changes))
     }
 
     /// Runs the log on another tree; the changes, or `EAGAIN` where an answer differs.
