@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use cantle_vmm_core::{DiskConfig, GuestConfig, NetConfig, TransportChoice};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Action, Guest, spec};
 
@@ -45,11 +45,13 @@ CANTLE_LOG=debug in the environment shows what the host does (error, warn, info,
 
 /// Runs a guest, from options or from a file.
 #[derive(Debug, Args)]
-#[command(after_help = RUN_HELP)]
+#[command(after_help = RUN_HELP, group(ArgGroup::new("guest").required(true).args(["file", "kernel"])))]
 pub(crate) struct RunArgs {
     /// The guest in xl.cfg's syntax, instead of the options that describe one.
-    #[arg(value_name = "GUEST.CFG", required_unless_present = "kernel",
-        conflicts_with_all = ["kernel", "initrd", "cmdline", "memory", "vcpus", "disk", "net", "name"])]
+    #[arg(
+        value_name = "GUEST.CFG",
+        conflicts_with_all = ["initrd", "cmdline", "memory", "vcpus", "disk", "net", "name"]
+    )]
     file: Option<PathBuf>,
 
     /// The kernel: an ELF vmlinux or a bzImage, with a PVH entry.

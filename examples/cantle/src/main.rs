@@ -35,7 +35,18 @@ fn main() -> ExitCode {
             .map_err(anyhow::Error::from),
     };
     ExitCode::from(done.unwrap_or_else(|error| {
-        eprintln!("cantle: {error:#}");
+        eprintln!("cantle: {}", one_line(&error));
         SETUP_FAILED
     }))
+}
+
+/// An error with its causes, without those that it tells already.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }

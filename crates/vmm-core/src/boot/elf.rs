@@ -23,10 +23,10 @@ const ET_DYN: u16 = 3;
 #[non_exhaustive]
 pub enum ElfError {
     /// It does not begin as an ELF file does.
-    #[error("not an ELF file")]
+    #[error("the kernel is not an ELF file")]
     NotElf,
     /// It is an ELF file for something else than an x86 kernel.
-    #[error("not an x86 ELF kernel: its {field} is {value}")]
+    #[error("the kernel is not for x86: its ELF {field} is {value}")]
     Unsupported {
         /// Which header field says so.
         field: &'static str,
@@ -34,7 +34,7 @@ pub enum ElfError {
         value: u64,
     },
     /// A part reaches beyond the end of the file, or of the part that holds it.
-    #[error("truncated ELF file: {what} at {offset:#x} needs {size:#x} bytes")]
+    #[error("the kernel is a truncated ELF file: {what} at {offset:#x} needs {size:#x} bytes")]
     Truncated {
         /// Which part.
         what: &'static str,
@@ -44,7 +44,7 @@ pub enum ElfError {
         size: u64,
     },
     /// A segment cannot be placed in memory.
-    #[error("bad ELF segment at {paddr:#x} of {size:#x} bytes: it {problem}")]
+    #[error("the kernel has a bad ELF segment at {paddr:#x} of {size:#x} bytes: it {problem}")]
     Segment {
         /// Guest-physical address.
         paddr: u64,
@@ -54,7 +54,7 @@ pub enum ElfError {
         problem: &'static str,
     },
     /// The note that names the PVH entry has a value that is no entry.
-    #[error("bad PVH entry {entry:#x}: not in a segment below 4 GiB")]
+    #[error("the kernel has a bad PVH entry {entry:#x}: not in a segment below 4 GiB")]
     Entry {
         /// The note's value.
         entry: u64,

@@ -38,10 +38,12 @@ pub enum ImageError {
         source: io::Error,
     },
     /// It is neither ELF nor a bzImage nor packed in a known way.
-    #[error("not a kernel image: neither ELF nor bzImage, and it begins with {0:02x?}")]
+    #[error(
+        "the kernel is neither ELF nor bzImage nor packed in a known way: it begins with {0:02x?}"
+    )]
     Unknown(Vec<u8>),
     /// A bzImage whose header is wrong.
-    #[error("bad bzImage: its {field} is {value:#x}")]
+    #[error("the kernel is a bad bzImage: its {field} is {value:#x}")]
     Setup {
         /// Which field.
         field: &'static str,
@@ -49,7 +51,7 @@ pub enum ImageError {
         value: u64,
     },
     /// The payload does not unpack.
-    #[error("{packing} payload: {reason}")]
+    #[error("the kernel does not unpack: {packing}: {reason}")]
     Unpack {
         /// How it is packed.
         packing: Packing,
@@ -60,7 +62,9 @@ pub enum ImageError {
     #[error(transparent)]
     Elf(#[from] ElfError),
     /// The kernel has no PVH entry point.
-    #[error("not a PVH kernel: it has no Xen note PHYS32_ENTRY (Linux needs CONFIG_PVH)")]
+    #[error(
+        "the kernel is not a PVH kernel: it has no Xen note PHYS32_ENTRY (Linux needs CONFIG_PVH)"
+    )]
     NotPvh,
 }
 

@@ -30,7 +30,7 @@ pub enum BootError {
     Rewrite(#[from] RewriteError),
     /// Too little RAM.
     #[error(
-        "the {what} needs memory up to {} KiB, but low memory for it ends at {} KiB",
+        "the {what} does not fit: it needs memory up to {} KiB, and the guest's ends at {} KiB",
         .end.div_ceil(1024), .limit / 1024
     )]
     Memory {
