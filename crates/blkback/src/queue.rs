@@ -200,7 +200,7 @@ impl Queue {
         io.begin(0, op, request.sector);
         for part in request.parts() {
             let page = self.map(part.gref, access)?;
-            io.push(Pages::Granted(page), part.offset, part.len)?;
+            io.push(Pages::Granted(page), part.offset.into(), part.len.into())?;
         }
         // `take` looked that a place is free.
         let token = self.free.pop().unwrap_or(usize::MAX);

@@ -16,6 +16,8 @@ use crate::image::{Geometry, ImageError, OutsidePages};
 
 /// The last 512-byte sector of a page.
 const LAST_SECTOR: u8 = 7;
+const SECTOR: u16 = 512;
+const _: () = assert!(SECTOR as usize == BLKIF_SECTOR_SIZE);
 
 /// What a guest asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +41,9 @@ pub struct PagePart {
     /// The page. Whether it is granted is not known yet.
     pub gref: GrantRef,
     /// Where in the page, in bytes.
-    pub offset: usize,
+    pub offset: u16,
     /// How many bytes.
-    pub len: usize,
+    pub len: u16,
 }
 
 /// A request that may be carried out, provided that its pages can be mapped.
@@ -82,7 +84,7 @@ impl Request {
         let mut sectors = 0_u64;
         for (segment, part) in given.iter().zip(&mut request.parts) {
             *part = PagePart::parse(segment)?;
-            sectors += (part.len / BLKIF_SECTOR_SIZE) as u64;
+            sectors += u64::from(part.len / SECTOR);
         }
         request.count = given.len();
         if request.writes() && disk.read_only {
@@ -163,8 +165,8 @@ impl PagePart {
         }
         Ok(Self {
             gref,
-            offset: usize::from(first) * BLKIF_SECTOR_SIZE,
-            len: usize::from(last - first + 1) * BLKIF_SECTOR_SIZE,
+            offset: u16::from(first) * SECTOR,
+            len: u16::from(last - first + 1) * SECTOR,
         })
     }
 }

@@ -1,5 +1,10 @@
 //! Known wounds of block backends, each a test by its advisory's name; and what else a hostile front end may try.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "small numbers of a test's own making"
+)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -98,8 +103,13 @@ fn xsa_155_double_fetch() {
     let stats = disk.stats().snapshot();
     assert!(answered > 0);
     assert_eq!(std::fs::metadata(file.path()).unwrap().len(), 512 * SECTORS);
-    let total = stats.reads + stats.writes + stats.flushes + stats.discards + stats.refused + stats.failed;
-    assert_eq!(total, u64::from(answered), "each request was counted once: {stats:?}");
+    let total =
+        stats.reads + stats.writes + stats.flushes + stats.discards + stats.refused + stats.failed;
+    assert_eq!(
+        total,
+        u64::from(answered),
+        "each request was counted once: {stats:?}"
+    );
     drop(front);
     disk.stop().1.unwrap();
 }
@@ -111,7 +121,11 @@ fn xsa_216_response_padding() {
     let _disk = world.serve(world.backend(null()).unwrap());
     let mut front = world.front().unwrap();
     // Whatever was there before must be gone from the 16 bytes of each response.
-    copy_in(&front.ring_page().memory, RING_HEADER_SIZE, &[0xee; 112 * 32]);
+    copy_in(
+        &front.ring_page().memory,
+        RING_HEADER_SIZE,
+        &[0xee; 112 * 32],
+    );
     for slot in 0..32_usize {
         let mut request = front.request(slot, &read(0, 4096));
         request.id = 0;
@@ -152,7 +166,11 @@ fn xsa_365_grant_error_kept() {
     for bad in 0..11 {
         let mut request = front.request(bad, &read(0, 45056));
         request.seg[bad].gref = GrantRef(30_000);
-        assert_eq!(front.ask(&request).unwrap().status, BLKIF_RSP_ERROR, "segment {bad}");
+        assert_eq!(
+            front.ask(&request).unwrap().status,
+            BLKIF_RSP_ERROR,
+            "segment {bad}"
+        );
         for n in 0..11 {
             let mut page = [1; PAGE_SIZE];
             copy_out(&front.page(bad, n).unwrap().memory, 0, &mut page);
@@ -162,14 +180,24 @@ fn xsa_365_grant_error_kept() {
     // A page that may only be read is no place to read a disk into.
     let frame = world.guest().alloc_frame();
     let mut request = front.request(0, &read(0, 8192));
-    request.seg[1].gref = world.guest().grant(cantle_blkback::test_utils::BACK, frame, true);
+    request.seg[1].gref = world
+        .guest()
+        .grant(cantle_blkback::test_utils::BACK, frame, true);
     assert_eq!(front.ask(&request).unwrap().status, BLKIF_RSP_ERROR);
     request.operation = BLKIF_OP_WRITE;
-    assert_eq!(front.ask(&request).unwrap().status, BLKIF_RSP_OKAY, "but to write from");
+    assert_eq!(
+        front.ask(&request).unwrap().status,
+        BLKIF_RSP_OKAY,
+        "but to write from"
+    );
     assert_eq!(disk.stats().snapshot().refused, 12);
     // Whatever was mapped on the way was let go.
     let table = world.guest().table().stats();
-    assert_eq!(table.maps, table.unmaps + 1, "the ring's page is left: {table:?}");
+    assert_eq!(
+        table.maps,
+        table.unmaps + 1,
+        "the ring's page is left: {table:?}"
+    );
 }
 
 /// Connect and disconnect in quick succession, in and out of order: no stale ring, no leak, and the last one works.
@@ -202,7 +230,10 @@ fn xsa_350_connect_toggle() {
         front.wait_state(XenbusState::INIT_WAIT).unwrap();
     }
     let table = world.guest().table().stats();
-    assert_eq!(table.maps, table.unmaps, "every ring's page was let go: {table:?}");
+    assert_eq!(
+        table.maps, table.unmaps,
+        "every ring's page was let go: {table:?}"
+    );
     let mut front = world.front().unwrap();
     front.read(0, 1 << 16).unwrap();
     drop(front);
@@ -263,7 +294,10 @@ fn disconnecting_waits_for_what_is_in_flight() {
     front.set_state(XenbusState::CLOSED).unwrap();
     std::thread::sleep(Duration::from_millis(50));
     let gref = front.page(0, 10).unwrap().gref;
-    assert!(!world.guest().end_access(gref), "the disk may still write to it");
+    assert!(
+        !world.guest().end_access(gref),
+        "the disk may still write to it"
+    );
     assert!(!disk.is_finished());
     faults.release();
     front.wait_state(XenbusState::CLOSED).unwrap();

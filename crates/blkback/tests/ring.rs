@@ -1,5 +1,10 @@
 //! A front end and the backend over a real ring, store, event channels and grants, on a temporary file.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "small numbers of a test's own making"
+)]
+
 use std::path::Path;
 
 use cantle_abi::GrantRef;
@@ -46,7 +51,10 @@ fn status_of(front: &mut BlkFront, break_it: impl FnOnce(&mut BlkifRequest)) -> 
     );
     break_it(&mut request);
     let answer = front.ask(&request).unwrap();
-    assert_eq!((answer.id, answer.operation), (request.id, request.operation));
+    assert_eq!(
+        (answer.id, answer.operation),
+        (request.id, request.operation)
+    );
     answer.status
 }
 
@@ -64,7 +72,13 @@ fn what_is_written_is_read_and_is_in_the_file() {
         let mut front = world.front().unwrap();
         assert_eq!(front.sectors(), SECTORS);
         assert_eq!(front.read(0, 1 << 20).unwrap(), pattern(0, 1 << 20));
-        for (sector, len) in [(0, 512), (9, 512 * 3), (100, 4096), (501, 45056), (1000, 300 * 512)] {
+        for (sector, len) in [
+            (0, 512),
+            (9, 512 * 3),
+            (100, 4096),
+            (501, 45056),
+            (1000, 300 * 512),
+        ] {
             let data = pattern(len, len);
             front.write(sector, &data).unwrap();
             assert_eq!(front.read(sector, len).unwrap(), data);
@@ -160,7 +174,10 @@ fn flush_with_data_writes_the_data() {
     }
     let status = status_of(&mut front, |r| r.operation = BLKIF_OP_FLUSH_DISKCACHE);
     assert_eq!(status, BLKIF_RSP_OKAY);
-    assert_eq!(std::fs::read(file.path()).unwrap()[100 * 512..][..8192], [0x5a; 8192]);
+    assert_eq!(
+        std::fs::read(file.path()).unwrap()[100 * 512..][..8192],
+        [0x5a; 8192]
+    );
 }
 
 #[test]
@@ -212,7 +229,10 @@ fn discard_keeps_the_size_and_touches_nothing_else() {
     }
     assert_eq!(front.read(0, 1 << 20).unwrap(), expected);
     for (sector, count) in [(SECTORS - 1, 2), (0, u64::MAX), (u64::MAX, 2), (5, 0)] {
-        assert_eq!(status_of(&mut front, discard(sector, count)), BLKIF_RSP_ERROR);
+        assert_eq!(
+            status_of(&mut front, discard(sector, count)),
+            BLKIF_RSP_ERROR
+        );
     }
     assert_eq!(std::fs::metadata(file.path()).unwrap().len(), SECTORS * 512);
 }
@@ -232,7 +252,10 @@ fn host_errors_reach_the_guest_and_only_the_request_they_hit() {
     let failed = front.read(8, 512);
     assert!(matches!(failed, Err(FrontError::Status(BLKIF_RSP_ERROR))));
     let unsupported = front.flush();
-    assert!(matches!(unsupported, Err(FrontError::Status(BLKIF_RSP_EOPNOTSUPP))));
+    assert!(matches!(
+        unsupported,
+        Err(FrontError::Status(BLKIF_RSP_EOPNOTSUPP))
+    ));
     front.read(9, 512).unwrap();
     assert_eq!(disk.stats().snapshot().failed, 2);
 }
@@ -276,7 +299,9 @@ fn wrong_keys_are_refused_and_a_right_front_end_follows() {
         front.wait_state(XenbusState::INIT_WAIT).unwrap();
         front.publish(&extra).unwrap();
         front.wait_state(XenbusState::CLOSING).unwrap();
-        front.publish(&[("ring-page-order", "0"), ("multi-queue-num-queues", "1")]).unwrap();
+        front
+            .publish(&[("ring-page-order", "0"), ("multi-queue-num-queues", "1")])
+            .unwrap();
         front.close().unwrap();
     }
     world.front().unwrap().flush().unwrap();
@@ -293,7 +318,9 @@ fn ring_ref0_names_a_single_page_too() {
     use cantle_xenstore::{ClientExt, TxId};
     let gref = client.read(TxId::NONE, &key("ring-ref")).unwrap();
     client.write(TxId::NONE, &key("ring-ref0"), &gref).unwrap();
-    client.write(TxId::NONE, &key("ring-page-order"), b"0").unwrap();
+    client
+        .write(TxId::NONE, &key("ring-page-order"), b"0")
+        .unwrap();
     client.rm(TxId::NONE, &key("ring-ref")).unwrap();
     while !front.finish().unwrap() {
         backend.process().unwrap();

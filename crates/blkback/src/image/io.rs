@@ -47,7 +47,12 @@ impl fmt::Debug for Pages {
             Self::Granted(_) => "Granted",
             Self::Shared(_) => "Shared",
         };
-        write!(f, "{kind}({:p}, {})", self.memory().as_ptr(), self.memory().len())
+        write!(
+            f,
+            "{kind}({:p}, {})",
+            self.memory().as_ptr(),
+            self.memory().len()
+        )
     }
 }
 
@@ -64,7 +69,11 @@ impl Segment {
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
         // Never past the end, by the check in `Io::push`; wrapping arithmetic spares an unsafe block here.
-        self.pages.memory().as_ptr().as_ptr().wrapping_add(self.offset)
+        self.pages
+            .memory()
+            .as_ptr()
+            .as_ptr()
+            .wrapping_add(self.offset)
     }
 
     /// How many bytes.

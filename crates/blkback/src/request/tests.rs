@@ -93,7 +93,10 @@ fn read_only_disk_refuses_what_would_change_it() {
         Request::parse(&slot, &disk).map(|request| request.command)
     };
     assert_eq!(parse(BLKIF_OP_WRITE, 2), Err(RequestError::ReadOnly));
-    assert_eq!(parse(BLKIF_OP_FLUSH_DISKCACHE, 2), Err(RequestError::ReadOnly));
+    assert_eq!(
+        parse(BLKIF_OP_FLUSH_DISKCACHE, 2),
+        Err(RequestError::ReadOnly)
+    );
     assert_eq!(parse(BLKIF_OP_FLUSH_DISKCACHE, 0), Ok(Command::Flush));
     assert_eq!(parse(BLKIF_OP_READ, 2), Ok(Command::Read));
 }
@@ -158,7 +161,7 @@ proptest! {
             for part in request.parts() {
                 prop_assert!(part.len > 0 && part.offset + part.len <= 4096);
                 prop_assert!(part.len % 512 == 0 && part.offset % 512 == 0);
-                sectors += part.len as u64 / 512;
+                sectors += u64::from(part.len) / 512;
             }
             if let Command::Discard { sectors: count } = request.command {
                 sectors = count;

@@ -125,7 +125,11 @@ impl<I: BlockImage> BlockImage for FaultImage<I> {
 
     fn queue(&mut self, io: Io) {
         let fault = {
-            let mut plan = self.faults.plan.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut plan = self
+                .faults
+                .plan
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             (*plan)(&io)
         };
         match fault {

@@ -365,8 +365,7 @@ impl BlkFront {
     ///
     /// [`FrontError`].
     pub fn ask(&mut self, request: &BlkifRequest) -> Result<BlkifResponse, FrontError> {
-        self.push(request)
-            .map_err(|RingFull| FrontError::Silence)?;
+        self.push(request).map_err(|RingFull| FrontError::Silence)?;
         self.kick()?;
         self.wait_response()
     }
@@ -394,7 +393,8 @@ impl BlkFront {
                     break;
                 };
                 let request = self.request(slot, &transfer);
-                self.push(&request).map_err(|RingFull| FrontError::Silence)?;
+                self.push(&request)
+                    .map_err(|RingFull| FrontError::Silence)?;
                 in_flight += 1;
             }
             if in_flight == 0 {

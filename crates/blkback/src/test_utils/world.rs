@@ -111,16 +111,19 @@ impl World {
     ///
     /// # Panics
     ///
-    /// Where there is no descriptor for the stop event.
+    /// Where there is no descriptor for the stop event, or no thread.
     #[must_use]
     pub fn serve(&self, mut backend: Backend) -> Served {
         let stop = Arc::new(EventFd::new(EFD_NONBLOCK).expect("a descriptor is free"));
         let stats = backend.stats();
         let until = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            let result = backend.run(&until);
-            (backend, result)
-        });
+        let thread = std::thread::Builder::new()
+            .name("blkback".to_owned())
+            .spawn(move || {
+                let result = backend.run(&until);
+                (backend, result)
+            })
+            .expect("a thread can be made");
         Served {
             stop,
             stats,

@@ -70,7 +70,9 @@ pub enum OpenError {
         len: u64,
     },
     /// `O_DIRECT` was demanded and does not work for 512-byte sectors here.
-    #[error("disk image {path:?} cannot be used past the page cache (O_DIRECT) in sectors of 512 bytes")]
+    #[error(
+        "disk image {path:?} cannot be used past the page cache (O_DIRECT) in sectors of 512 bytes"
+    )]
     Direct {
         /// The image.
         path: PathBuf,
@@ -152,7 +154,9 @@ fn with_caching(path: &Path, options: &RawOptions) -> Result<(File, bool), OpenE
                     source,
                 });
             }
-            Err(error) => tracing::info!(?path, %error, "O_DIRECT does not work; using the page cache"),
+            Err(error) => {
+                tracing::info!(?path, %error, "O_DIRECT does not work; using the page cache")
+            }
         }
     }
     let file = open_with(path, options, OFlags::empty()).map_err(|source| OpenError::Open {

@@ -1,8 +1,8 @@
 use super::*;
 
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use cantle_abi::SharedMemory;
@@ -20,14 +20,17 @@ fn image(contents: &[u8], options: &RawOptions) -> (NamedTempFile, RawImage) {
 }
 
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i / 512 + i % 251).to_le_bytes()[0]).collect()
+    (0..len)
+        .map(|i| (i / 512 + i % 251).to_le_bytes()[0])
+        .collect()
 }
 
 fn io(token: u64, op: IoOp, sector: u64, pages: &Arc<HeapPages>, parts: &[(usize, usize)]) -> Io {
     let mut io = Io::new();
     io.begin(token, op, sector);
     for (offset, len) in parts {
-        io.push(Pages::Shared(pages.clone()), *offset, *len).unwrap();
+        io.push(Pages::Shared(pages.clone()), *offset, *len)
+            .unwrap();
     }
     io
 }
@@ -53,32 +56,67 @@ fn bytes(pages: &HeapPages) -> Vec<u8> {
 fn open_says_what_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
     let open = |name: &str| RawImage::open(&dir.path().join(name), &RawOptions::default());
-    assert!(matches!(open("missing"), Err(OpenError::Open { source, .. }) if source.kind() == std::io::ErrorKind::NotFound));
-    assert!(matches!(RawImage::open(dir.path(), &RawOptions { read_only: true, ..RawOptions::default() }), Err(OpenError::NoDisk { .. })));
+    assert!(
+        matches!(open("missing"), Err(OpenError::Open { source, .. }) if source.kind() == std::io::ErrorKind::NotFound)
+    );
+    assert!(matches!(
+        RawImage::open(
+            dir.path(),
+            &RawOptions {
+                read_only: true,
+                ..RawOptions::default()
+            }
+        ),
+        Err(OpenError::NoDisk { .. })
+    ));
     for len in [0, 511, 513] {
-        File::create(dir.path().join("odd")).unwrap().set_len(len).unwrap();
-        assert!(matches!(open("odd"), Err(OpenError::Length { len: found, .. }) if found == len), "{len}");
+        File::create(dir.path().join("odd"))
+            .unwrap()
+            .set_len(len)
+            .unwrap();
+        assert!(
+            matches!(open("odd"), Err(OpenError::Length { len: found, .. }) if found == len),
+            "{len}"
+        );
     }
-    File::create(dir.path().join("one")).unwrap().set_len(512).unwrap();
+    File::create(dir.path().join("one"))
+        .unwrap()
+        .set_len(512)
+        .unwrap();
     assert_eq!(open("one").unwrap().geometry().sectors, 1);
 }
 
 #[test]
 fn scattered_read_and_write_transfer_every_byte() {
     for caching in [Caching::Buffered, Caching::DirectIfPossible] {
-        let options = RawOptions { caching, ..RawOptions::default() };
+        let options = RawOptions {
+            caching,
+            ..RawOptions::default()
+        };
         let disk = pattern(64 * 512);
         let (file, mut image) = image(&disk, &options);
         let pages = Arc::new(HeapPages::new(3));
         // Backwards, so that the vectors cannot be merged; the last two can.
-        image.queue(io(1, IoOp::Read, 5, &pages, &[(8192, 1024), (512, 512), (4096, 512), (4608, 512)]));
+        image.queue(io(
+            1,
+            IoOp::Read,
+            5,
+            &pages,
+            &[(8192, 1024), (512, 512), (4096, 512), (4608, 512)],
+        ));
         assert_eq!(finish(&mut image, 1), [(1, Ok(()))]);
         let memory = bytes(&pages);
         assert_eq!(memory[8192..9216], disk[5 * 512..7 * 512]);
         assert_eq!(memory[512..1024], disk[7 * 512..8 * 512]);
         assert_eq!(memory[4096..5120], disk[8 * 512..10 * 512]);
         // The same memory goes back elsewhere.
-        image.queue(io(2, IoOp::Write, 40, &pages, &[(8192, 1024), (4096, 1024)]));
+        image.queue(io(
+            2,
+            IoOp::Write,
+            40,
+            &pages,
+            &[(8192, 1024), (4096, 1024)],
+        ));
         assert_eq!(finish(&mut image, 1), [(2, Ok(()))]);
         image.queue(io(3, IoOp::Flush, 0, &pages, &[]));
         assert_eq!(finish(&mut image, 1), [(3, Ok(()))]);
@@ -97,18 +135,30 @@ fn what_is_not_on_the_disk_is_refused_here_too() {
     image.queue(io(1, IoOp::Write, 7, &pages, &[(0, 1024)]));
     image.queue(io(2, IoOp::Read, u64::MAX, &pages, &[(0, 512)]));
     let out = |sector, count| Err(ImageError::OutOfRange { sector, count });
-    assert_eq!(finish(&mut image, 2), [(1, out(7, 2)), (2, out(u64::MAX, 1))]);
+    assert_eq!(
+        finish(&mut image, 2),
+        [(1, out(7, 2)), (2, out(u64::MAX, 1))]
+    );
     assert_eq!(file.as_file().metadata().unwrap().len(), 8 * 512);
 }
 
 #[test]
 fn read_only_image_is_not_written() {
-    let options = RawOptions { read_only: true, ..RawOptions::default() };
+    let options = RawOptions {
+        read_only: true,
+        ..RawOptions::default()
+    };
     let (_file, mut image) = image(&pattern(8 * 512), &options);
     let pages = Arc::new(HeapPages::new(1));
     image.queue(io(1, IoOp::Write, 0, &pages, &[(0, 512)]));
     image.queue(io(2, IoOp::Discard { sectors: 1 }, 0, &pages, &[]));
-    assert_eq!(finish(&mut image, 2), [(1, Err(ImageError::ReadOnly)), (2, Err(ImageError::ReadOnly))]);
+    assert_eq!(
+        finish(&mut image, 2),
+        [
+            (1, Err(ImageError::ReadOnly)),
+            (2, Err(ImageError::ReadOnly))
+        ]
+    );
 }
 
 #[test]
@@ -117,13 +167,19 @@ fn file_cut_short_is_an_error_and_never_a_short_success() {
     file.as_file().set_len(8 * 512 + 100).unwrap();
     let pages = Arc::new(HeapPages::new(1));
     image.queue(io(1, IoOp::Read, 6, &pages, &[(0, 4096)]));
-    let short = ImageError::Short { done: 1124, wanted: 4096 };
+    let short = ImageError::Short {
+        done: 1124,
+        wanted: 4096,
+    };
     assert_eq!(finish(&mut image, 1), [(1, Err(short))]);
 }
 
 #[test]
 fn more_requests_than_the_kernel_takes_at_once_all_complete() {
-    let options = RawOptions { queue_depth: 4, ..RawOptions::default() };
+    let options = RawOptions {
+        queue_depth: 4,
+        ..RawOptions::default()
+    };
     let (_file, mut image) = image(&pattern(64 * 512), &options);
     let pages = Arc::new(HeapPages::new(1));
     for token in 0..100 {
@@ -176,5 +232,9 @@ fn dropping_an_image_waits_for_its_requests() {
     }
     image.submit().unwrap();
     drop(image);
-    assert_eq!(Arc::strong_count(&pages), 1, "nobody holds the memory any more");
+    assert_eq!(
+        Arc::strong_count(&pages),
+        1,
+        "nobody holds the memory any more"
+    );
 }

@@ -72,11 +72,7 @@ impl Uring {
             .setup_coop_taskrun()
             .setup_cqsize(entries * 2)
             .build(entries)
-            .or_else(|_| {
-                IoUring::builder()
-                    .setup_cqsize(entries * 2)
-                    .build(entries)
-            })?;
+            .or_else(|_| IoUring::builder().setup_cqsize(entries * 2).build(entries))?;
         uring.submitter().register_files(&[file.as_raw_fd()])?;
         Ok(Self {
             uring,
@@ -123,11 +119,7 @@ impl Uring {
         while self.in_kernel < self.depth
             && let Some(index) = self.queued.pop_front()
         {
-            let Some(entry) = self
-                .flights
-                .get_mut(index as usize)
-                .and_then(Flight::entry)
-            else {
+            let Some(entry) = self.flights.get_mut(index as usize).and_then(Flight::entry) else {
                 continue;
             };
             // SAFETY: the entry's addresses are those of the flight's iovecs and of the memory that its `Io` owns. Neither is
@@ -175,7 +167,8 @@ impl Uring {
             if let Some(fd) = wake
                 && self.wake == Wake::Idle
             {
-                let poll = opcode::PollAdd::new(Fd(fd.as_raw_fd()), libc::POLLIN.cast_unsigned().into());
+                let poll =
+                    opcode::PollAdd::new(Fd(fd.as_raw_fd()), libc::POLLIN.cast_unsigned().into());
                 // SAFETY: a poll has no addresses; the descriptor is borrowed, and the kernel takes its own hold on the file.
                 if unsafe { self.uring.submission().push(&poll.build().user_data(WAKE)) }.is_ok() {
                     self.wake = Wake::Armed;
@@ -238,9 +231,12 @@ impl Flight {
         }
         let vectors = u32::try_from(self.iovecs.len()).unwrap_or(u32::MAX);
         let first = self.iovecs.first().filter(|_| vectors == 1);
-        let one = first.and_then(|v| Some((v.iov_base.cast::<u8>(), u32::try_from(v.iov_len).ok()?)));
+        let one =
+            first.and_then(|v| Some((v.iov_base.cast::<u8>(), u32::try_from(v.iov_len).ok()?)));
         Some(match (op, one) {
-            (IoOp::Read, Some((base, len))) => opcode::Read::new(IMAGE, base, len).offset(at).build(),
+            (IoOp::Read, Some((base, len))) => {
+                opcode::Read::new(IMAGE, base, len).offset(at).build()
+            }
             (IoOp::Read, None) => opcode::Readv::new(IMAGE, self.iovecs.as_ptr(), vectors)
                 .offset(at)
                 .build(),
