@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use cantle_abi::grant_table::{GTF_permit_access, GTF_reading, GTF_readonly, GTF_writing};
 use cantle_abi::{DomId, Gfn, GrantRef, SharedMemory};
-use cantle_grant::test_utils::HeapGuest;
+use cantle_grant::test_utils::{GuestPages, HeapGuest};
 use cantle_grant::{
-    Access, CopyPiece, GrantMapper, GrantStatus, InProcessMapper, Local, Mapping, Tables,
+    Access, CopyPiece, GrantMapper, GrantStatus, InProcessMapper, Local, Mapping, TableConfig,
+    Tables,
 };
 use proptest::prelude::*;
 
@@ -100,13 +102,22 @@ impl ModelEntry {
     }
 }
 
+/// A guest with a table of one frame: quick to look through.
+fn small_guest(tables: &Arc<Tables>, frames: usize) -> HeapGuest {
+    let config = TableConfig {
+        initial_frames: 1,
+        max_frames: 1,
+    };
+    HeapGuest::with_config(tables, GUEST, frames, config)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn any_sequence_does_what_the_model_does(ops in prop::collection::vec(op(), 1..200)) {
         let tables = Arc::new(Tables::new());
-        let guest = HeapGuest::new(&tables, GUEST, usize::try_from(FRAMES).unwrap());
+        let guest = small_guest(&tables, usize::try_from(FRAMES).unwrap());
         let mut model = vec![ModelEntry::default(); 1 + GREFS as usize];
         let mut memory = vec![[0u8; 4096]; usize::try_from(FRAMES).unwrap()];
         let mut live: Vec<(Mapping, usize, bool)> = Vec::new();
@@ -200,12 +211,13 @@ proptest! {
 #[test]
 fn racing_mutator_never_shows_a_page_that_is_not_granted() {
     let tables = Arc::new(Tables::new());
-    let guest = HeapGuest::new(&tables, GUEST, 2);
+    let guest = small_guest(&tables, 2);
     let gref = GrantRef(9);
     guest.write(Gfn(0), 0, &[2; 64]);
     guest.write(Gfn(1), 0, &[3; 64]);
     let stop = AtomicBool::new(false);
-    let mut hits = [0u32; 2];
+    let hits = [AtomicU32::new(0), AtomicU32::new(0)];
+    let begin = Instant::now();
     thread::scope(|scope| {
         scope.spawn(|| {
             let mut pause = 1u32;
@@ -221,53 +233,60 @@ fn racing_mutator_never_shows_a_page_that_is_not_granted() {
                 }
             }
         });
-        let users: Vec<_> = [2u16, 3]
-            .into_iter()
-            .map(|dom| {
-                let mapper = InProcessMapper::new(tables.clone(), DomId(dom));
-                let own = guest.page(Gfn(u64::from(dom) - 2));
-                scope.spawn(move || {
-                    let byte = u8::try_from(dom).unwrap();
-                    let mut hits = 0;
-                    for round in 0..100_000u32 {
-                        if round % 2 == 0 {
-                            if let Ok(mapping) = mapper.map(GUEST, gref, Access::ReadOnly) {
-                                assert_eq!(mapping.as_ptr(), own.as_ptr(), "another's page");
-                                hits += 1;
-                            }
-                            continue;
-                        }
-                        let mut buffer = [0; 64];
-                        let local = Local::Into(&mut buffer);
-                        let status = Err(GrantStatus::EAGAIN);
-                        let mut piece = [CopyPiece {
-                            granter: GUEST,
-                            gref,
-                            offset: 0,
-                            local,
-                            status,
-                        }];
-                        mapper.copy(&mut piece);
-                        if piece[0].status.is_ok() {
-                            assert_eq!(buffer, [byte; 64], "another's bytes");
-                            hits += 1;
-                        } else {
-                            assert_eq!(buffer, [0; 64], "refused means untouched");
-                        }
-                    }
-                    hits
-                })
+        let users = [2u16, 3].map(|dom| {
+            let mapper = InProcessMapper::new(tables.clone(), DomId(dom));
+            let own = guest.page(Gfn(u64::from(dom) - 2));
+            let (hits, byte) = (&hits, u8::try_from(dom).unwrap());
+            scope.spawn(move || {
+                let mut rounds = 0u32;
+                let enough = || hits.iter().all(|hits| hits.load(Ordering::Relaxed) > 500);
+                while rounds < 20_000 || (!enough() && begin.elapsed().as_secs() < 30) {
+                    rounds += 1;
+                    let got = if rounds.is_multiple_of(2) {
+                        map_once(&mapper, gref, &own)
+                    } else {
+                        copy_once(&mapper, gref, byte)
+                    };
+                    hits[usize::from(dom) - 2].fetch_add(u32::from(got), Ordering::Relaxed);
+                }
             })
-            .collect();
-        for (hits, user) in hits.iter_mut().zip(users) {
-            *hits = user.join().unwrap();
+        });
+        for user in users {
+            user.join().unwrap();
         }
         stop.store(true, Ordering::Relaxed);
     });
+    let hits = hits.map(|hits| hits.load(Ordering::Relaxed));
     assert!(
-        hits[0] > 0 && hits[1] > 0,
-        "both got through at times: {hits:?}"
+        hits.iter().all(|hits| *hits > 0),
+        "nobody got through: {hits:?}"
     );
     assert_eq!(guest.table().mapped(), []);
     assert_eq!(guest.entry_flags(gref) & (GTF_reading | GTF_writing), 0);
+}
+
+/// Maps; what it gets must be the page `own`.
+fn map_once(mapper: &InProcessMapper, gref: GrantRef, own: &GuestPages) -> bool {
+    let mapping = mapper.map(GUEST, gref, Access::ReadOnly);
+    mapping.is_ok_and(|mapping| {
+        assert_eq!(mapping.as_ptr(), own.as_ptr(), "another's page");
+        true
+    })
+}
+
+/// Copies; what it gets must be `byte`s.
+fn copy_once(mapper: &InProcessMapper, gref: GrantRef, byte: u8) -> bool {
+    let mut buffer = [0; 64];
+    let mut piece = [CopyPiece {
+        granter: GUEST,
+        gref,
+        offset: 0,
+        local: Local::Into(&mut buffer),
+        status: Err(GrantStatus::EAGAIN),
+    }];
+    mapper.copy(&mut piece);
+    let done = piece[0].status.is_ok();
+    // Refused means untouched.
+    assert_eq!(buffer, [if done { byte } else { 0 }; 64], "another's bytes");
+    done
 }
