@@ -29,8 +29,8 @@ ap_entry:
     movl %eax, %ds
     movl %eax, %ss
     movl %eax, %es
-    # A ticket gives each vCPU a stack: the first one to come takes the highest.
-    movl $0x1000, %eax
+    # A ticket gives each vCPU a stack: the first one to come takes the lowest.
+    movl $0x2000, %eax
     lock xaddl %eax, ap_stack_next
     movl %eax, %esp
     call enter_paging
@@ -108,7 +108,7 @@ gdt_pointer:
     .long gdt
     .balign 4
 ap_stack_next:
-    .long ap_stacks + 0x1000
+    .long ap_stacks + 0x2000
 
     .balign 4096
 pml4:
@@ -132,5 +132,6 @@ page_directories:
 boot_stack:
     .skip 0x10000
 boot_stack_top:
+    .globl ap_stacks
 ap_stacks:
-    .skip 0x10000                   # one page for each of 15 others, and one to spare
+    .skip 0x20000                   # two pages for each of 15 others, and two to spare

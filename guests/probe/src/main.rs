@@ -56,13 +56,13 @@ impl Probe {
 
 /// Runs the probe on the first vCPU, in 64-bit mode.
 fn run(start_info: u32) -> ! {
-    interrupts::install();
-    interrupts::load();
     let Some(start) = Start::read(start_info) else {
         say!("probe: start info at {start_info:#x} is impossible");
         cpu::stop();
     };
     bench::before_anything(&start);
+    interrupts::install();
+    interrupts::load();
     let found = hypercall::detect();
     let transport = if !found {
         Ok("none")

@@ -1,6 +1,6 @@
 //! The other vCPUs: started through the interrupt controller, as a kernel starts them.
 
-// UNSAFETY: the trampoline's code is found by its symbols.
+// UNSAFETY: the trampoline's code and the stacks are found by their symbols.
 #![expect(unsafe_code)]
 
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -21,10 +21,33 @@ static BROKEN: AtomicU32 = AtomicU32::new(0);
 unsafe extern "C" {
     static trampoline_start: u8;
     static trampoline_end: u8;
+    static ap_stacks: u8;
+}
+
+/// A stack's size, and how many there are for other vCPUs than the first.
+const STACK: usize = 0x2000;
+const STACKS: usize = 16;
+
+/// The number of the vCPU on each stack; that of the first vCPU comes first.
+static NUMBERS: [AtomicU32; STACKS + 1] = [const { AtomicU32::new(0) }; STACKS + 1];
+
+/// Which stack this is: 0 for the first vCPU's. Asking the CPU would cost an exit each time.
+fn stack() -> usize {
+    let here = 0_u8;
+    (&raw const here as usize)
+        .checked_sub(&raw const ap_stacks as usize)
+        .map_or(0, |above| above / STACK + 1)
+}
+
+/// This vCPU's number.
+pub(crate) fn current() -> u32 {
+    NUMBERS
+        .get(stack())
+        .map_or(0, |number| number.load(Ordering::Relaxed))
 }
 
 /// This vCPU's number as the host has it.
-pub(crate) fn current() -> u32 {
+fn ask() -> u32 {
     let [a, b, ..] = hypercall::leaf(4);
     if a & XEN_HVM_CPUID_VCPU_ID_PRESENT != 0 {
         b
@@ -101,7 +124,10 @@ pub(crate) fn start(start: &Start, apic_id: u32, ms: u64) -> Outcome<bool> {
 #[unsafe(no_mangle)]
 extern "C" fn ap_main() -> ! {
     interrupts::load();
-    let vcpu = current();
+    let vcpu = ask();
+    if let Some(number) = NUMBERS.get(stack()) {
+        number.store(vcpu, Ordering::Relaxed);
+    }
     let joined = events::join(vcpu).and_then(|()| events::enable_upcalls(vcpu));
     let list = if joined.is_ok() { &UP } else { &BROKEN };
     list.fetch_add(1, Ordering::Release);

@@ -11,7 +11,7 @@ use crate::report::{Because as _, Outcome, refused};
 use crate::{Probe, clock, cpu, ensure, events, fail, interrupts, memory};
 
 /// How long a signal may take.
-const SOON_MS: u64 = 2_000;
+const SOON_MS: u64 = 5_000;
 
 /// A pair of ports connected with each other, unmasked: the unbound one's and the binder's.
 fn pair() -> Outcome<(Port, Port)> {

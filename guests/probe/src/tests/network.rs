@@ -185,7 +185,7 @@ pub(super) fn net(probe: &mut Probe) -> Outcome {
     let interface = Interface::connect(store, id.as_ref().map(|id| id.as_str()))?;
     let mut host = Host {
         interface,
-        ip: ip.unwrap_or([192, 0, 2, 2]),
+        ip: ip.unwrap_or([0; 4]),
         buffer: [0; FRAME_MAX],
     };
     let mac = host.interface.mac;
@@ -194,9 +194,9 @@ pub(super) fn net(probe: &mut Probe) -> Outcome {
         Text::<24>::format(format_args!("{mac:02x?}"))
     );
 
-    // Who has our own address? Nobody should answer.
-    let own = (mac, host.ip);
-    host.send(BROADCAST, ARP, &arp(ARP_ASK, own, ([0; 6], own.1)))?;
+    // Who has a link-local address? Asked without one of our own, it changes nobody's tables.
+    let probe = arp(ARP_ASK, (mac, [0; 4]), ([0; 6], [169, 254, 199, 2]));
+    host.send(BROADCAST, ARP, &probe)?;
     // What must be refused, with the interface in order afterwards.
     for (gref, offset, size, what) in [
         (GrantRef(511), 0, 60, "a grant that is none"),
@@ -212,7 +212,7 @@ pub(super) fn net(probe: &mut Probe) -> Outcome {
             say!("probe: net: ping {us} us");
         }
     } else {
-        host.send(BROADCAST, ARP, &arp(ARP_ASK, own, ([0; 6], own.1)))?;
+        host.send(BROADCAST, ARP, &probe)?;
     }
     if serve > 0 {
         say!("probe: net: serving");
