@@ -99,7 +99,12 @@ pub(super) fn open(path: &Path, options: &RawOptions) -> Result<Opened, OpenErro
         source,
     };
     // Without O_NONBLOCK, opening a pipe would hang before it could be seen to be one.
-    let file = open_with(path, options, OFlags::NONBLOCK).map_err(failed)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(!options.read_only)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)
+        .map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     let block_device = metadata.file_type().is_block_device();
     if !block_device && !metadata.is_file() {
@@ -115,8 +120,7 @@ pub(super) fn open(path: &Path, options: &RawOptions) -> Result<Opened, OpenErro
             len,
         });
     }
-    drop(file);
-    let (file, direct) = with_caching(path, options)?;
+    let direct = set_caching(&file, path, options.caching)?;
     let physical = if block_device {
         rustix::fs::ioctl_blkpbszget(&file).unwrap_or(512)
     } else {
@@ -139,39 +143,34 @@ pub(super) fn open(path: &Path, options: &RawOptions) -> Result<Opened, OpenErro
     })
 }
 
-/// Opens as the caching asks, and tries whether it works.
-fn with_caching(path: &Path, options: &RawOptions) -> Result<(File, bool), OpenError> {
-    if options.caching != Caching::Buffered {
-        let direct = open_with(path, options, OFlags::DIRECT).and_then(|file| {
-            try_one_sector(&file)?;
-            Ok(file)
-        });
-        match direct {
-            Ok(file) => return Ok((file, true)),
-            Err(source) if options.caching == Caching::Direct => {
+/// Sets the flags that the caching asks for, and tries whether they work; whether the page cache is bypassed.
+fn set_caching(file: &File, path: &Path, caching: Caching) -> Result<bool, OpenError> {
+    if caching != Caching::Buffered {
+        let tried = set_flags(file, OFlags::DIRECT).and_then(|()| try_one_sector(file));
+        match tried {
+            Ok(()) => return Ok(true),
+            Err(source) if caching == Caching::Direct => {
                 return Err(OpenError::Direct {
                     path: path.to_owned(),
                     source,
                 });
             }
             Err(error) => {
-                tracing::info!(?path, %error, "O_DIRECT does not work; using the page cache")
+                tracing::info!(?path, %error, "O_DIRECT does not work; using the page cache");
             }
         }
     }
-    let file = open_with(path, options, OFlags::empty()).map_err(|source| OpenError::Open {
+    set_flags(file, OFlags::empty()).map_err(|source| OpenError::Open {
         path: path.to_owned(),
         source,
     })?;
-    Ok((file, false))
+    Ok(false)
 }
 
-fn open_with(path: &Path, options: &RawOptions, flags: OFlags) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(!options.read_only)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)
+/// Replaces the flags that can be changed. Without `O_NONBLOCK`: with it, a read of what is not cached fails.
+fn set_flags(file: &File, flags: OFlags) -> io::Result<()> {
+    let other = rustix::fs::fcntl_getfl(file)? - OFlags::NONBLOCK - OFlags::DIRECT;
+    Ok(rustix::fs::fcntl_setfl(file, other | flags)?)
 }
 
 /// Reads one sector to an address aligned to a sector and no more, which is the least that a guest may ask for.

@@ -224,6 +224,31 @@ fn wait_wakes_for_its_descriptor_each_time() {
 }
 
 #[test]
+fn an_image_goes_on_in_another_thread() {
+    let disk = pattern(64 * 512);
+    let (_file, mut image) = image(&disk, &RawOptions::default());
+    let pages = Arc::new(HeapPages::new(1));
+    let event = rustix::event::eventfd(1, rustix::event::EventfdFlags::NONBLOCK).unwrap();
+    for token in 0..4 {
+        // Each thread leaves a request in flight, and a poll of the descriptor armed or fired.
+        let request = io(token, IoOp::Read, token, &pages, &[(0, 512)]);
+        image = std::thread::spawn({
+            let event = event.try_clone().unwrap();
+            move || {
+                image.wait(Some(event.as_fd())).unwrap();
+                image.queue(request);
+                image.submit().unwrap();
+                image
+            }
+        })
+        .join()
+        .unwrap();
+    }
+    let expected: Vec<_> = (0..4).map(|token| (token, Ok(()))).collect();
+    assert_eq!(finish(&mut image, 4), expected);
+}
+
+#[test]
 fn dropping_an_image_waits_for_its_requests() {
     let (_file, mut image) = image(&pattern(64 * 512), &RawOptions::default());
     let pages = Arc::new(HeapPages::new(1));

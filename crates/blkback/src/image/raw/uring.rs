@@ -16,7 +16,7 @@ use crate::image::{Completion, ImageError, Io, IoOp, SECTOR_SIZE};
 
 /// The completion of the poll of the wake-up descriptor; every other is the index of a flight.
 const WAKE: u64 = u64::MAX;
-/// How often a request is tried again after EINTR or EAGAIN.
+/// How often a request is tried again that was interrupted.
 const RETRIES: u8 = 16;
 /// The only registered file.
 const IMAGE: Fixed = Fixed(0);
@@ -265,7 +265,8 @@ impl Flight {
         };
         let Ok(transferred) = usize::try_from(result) else {
             let errno = result.wrapping_neg();
-            let again = matches!(errno, libc::EINTR | libc::EAGAIN);
+            // The kernel cancels what a thread has in flight when that thread ends; the image goes on in another.
+            let again = matches!(errno, libc::EINTR | libc::EAGAIN | libc::ECANCELED);
             if again && self.retries < RETRIES {
                 self.retries += 1;
                 return None;
