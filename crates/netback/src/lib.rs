@@ -1,4 +1,48 @@
-//! The Xen network backend.
+//! The Xen network back end: a guest's netfront on one side, a tap or another [`NetPort`] on the other.
+//!
+//! A [`Backend`] is one virtual interface. It shakes hands over xenstore, takes packets from the tx ring to the port and from
+//! the port to the rx ring, and carries their offloads over: blank checksums and large TCP packets stay as they are, as far
+//! as the other side can take them. It runs on the three platform seams ([`Client`], [`EventChannels`], [`GrantMapper`]), so it
+//! is the same in the host's own process, in a sandboxed one and on a Xen dom0. It owns no thread: an embedder polls one
+//! descriptor, or lends a thread to [`Backend::run`].
+//!
+//! A packet from the guest passes, in this order: [`tx::Assembler`] puts it together out of private copies of ring slots and
+//! checks the format; a batch takes it out of the guest's pages, small ones by copy, large ones by mapping with only the headers
+//! copied; [`headers::transport`] finds what the offloads need; and [`NetPort::send`] takes the batch. To the guest: the
+//! port is read only while the guest has posted pages, so what waits, waits in the port, and nothing grows here.
+//!
+//! What is not here: KVM, and any knowledge of how the platform does its part. The crate depends on `cantle-abi`,
+//! `cantle-evtchn`, `cantle-grant` and `cantle-xenstore`. Of the protocol, there is one queue; a control ring (hashing, static
+//! grants) and multicast filters are not offered.
+//!
+//! # An interface, and a guest that sends a packet
+//!
+//! ```
+//! # #[cfg(feature = "test-utils")] {
+//! use cantle_netback::port::Recorder;
+//! use cantle_netback::test_utils::{FrontOptions, Outgoing, World, settle};
+//!
+//! // A store, a guest in this process's memory, and the device's directories: what a toolstack and a VMM would make.
+//! let world = World::new();
+//! // A port that remembers; `Tap::open("tap0")?` is the real thing.
+//! let (port, wire) = Recorder::new()?;
+//! let mut backend = world.backend(Box::new(port))?;
+//! let mut front = world.front(&FrontOptions::default());
+//!
+//! let packet = Outgoing { bytes: &[0x42; 60], ..Outgoing::default() };
+//! assert!(front.send(&packet));
+//! front.kick();
+//! settle(&mut backend);
+//!
+//! assert_eq!(wire.take_sent()[0].bytes, [0x42; 60]);
+//! assert_eq!(backend.stats().tx.counts().packets, 1);
+//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`Client`]: cantle_xenstore::Client
+//! [`EventChannels`]: cantle_evtchn::EventChannels
+//! [`GrantMapper`]: cantle_grant::GrantMapper
 
 mod backend;
 mod checksum;

@@ -21,8 +21,10 @@ use cantle_xenstore::xenbus::XenbusState;
 
 fn connect(options: &FrontOptions) -> (World, Backend, NetFront, RecorderHandle) {
     let world = World::new();
-    let (port, wire) = Recorder::new().unwrap();
-    let mut backend = world.backend(Box::new(port)).unwrap();
+    let (port, wire) = Recorder::new().expect("a descriptor");
+    let mut backend = world
+        .backend(Box::new(port))
+        .expect("the directories are there");
     let front = world.front(options);
     assert!(settle(&mut backend));
     assert_eq!(front.backend_state(), XenbusState::CONNECTED);
@@ -63,29 +65,52 @@ fn assert_alive(backend: &mut Backend, front: &mut NetFront, wire: &RecorderHand
     assert_eq!(front.receive().len(), 1);
 }
 
-/// Changes the ring and the packet's page as soon as the back end has looked at them once.
+/// A guest that changes things as soon as they have been looked at: the ring when a page is asked for, the packet's first page
+/// when the packet is handed to the port.
+#[derive(Default)]
 struct Scribbler {
-    inner: InProcessMapper,
-    pages: Mutex<Vec<GuestPages>>,
+    ring: Mutex<Option<GuestPages>>,
+    packet: Mutex<Option<GuestPages>>,
 }
 
 impl Scribbler {
-    fn scribble(&self) {
-        for page in &*self.pages.lock().unwrap() {
+    fn scribble(page: &Mutex<Option<GuestPages>>) {
+        if let Some(page) = &*page.lock().expect("nobody panicked") {
             // Not the ring's indices: their checks are another test's.
             write(page, 64, &[0xff; PAGE_SIZE - 64]);
         }
     }
 }
 
-impl GrantMapper for Scribbler {
+struct ScribbledMapper(InProcessMapper, Arc<Scribbler>);
+
+impl GrantMapper for ScribbledMapper {
     fn map(&self, granter: DomId, gref: GrantRef, access: Access) -> Result<Mapping, GrantStatus> {
-        self.inner.map(granter, gref, access)
+        Scribbler::scribble(&self.1.ring);
+        self.0.map(granter, gref, access)
     }
 
     fn copy(&self, pieces: &mut [CopyPiece<'_>]) {
-        self.inner.copy(pieces);
-        self.scribble();
+        Scribbler::scribble(&self.1.ring);
+        self.0.copy(pieces);
+    }
+}
+
+struct ScribbledPort(Recorder, Arc<Scribbler>);
+
+impl NetPort for ScribbledPort {
+    fn send(&mut self, batch: &mut [Frame<'_>]) {
+        Scribbler::scribble(&self.1.packet);
+        self.0.send(batch);
+    }
+    fn receive(&mut self, into: &mut [PartMut<'_>]) -> io::Result<Received> {
+        self.0.receive(into)
+    }
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.fd()
+    }
+    fn accept(&mut self, offloads: Offloads) -> io::Result<()> {
+        self.0.accept(offloads)
     }
 }
 
@@ -93,34 +118,46 @@ impl GrantMapper for Scribbler {
 #[test]
 fn xsa_155_double_fetch() {
     let world = World::new();
-    let (port, wire) = Recorder::new().unwrap();
-    let mapper = Arc::new(Scribbler {
-        inner: world.mapper(),
-        pages: Mutex::default(),
-    });
-    let mut backend = world.backend_on(mapper.clone(), Box::new(port)).unwrap();
+    let (port, wire) = Recorder::new().expect("a descriptor");
+    let scribbler = Arc::new(Scribbler::default());
+    let mapper = ScribbledMapper(world.mapper(), scribbler.clone());
+    let port = ScribbledPort(port, scribbler.clone());
+    let mut backend = world
+        .backend_on(Arc::new(mapper), Box::new(port))
+        .expect("the directories are there");
     let mut front = world.front(&FrontOptions::default());
     settle(&mut backend);
-    for payload in [1000, 30_000] {
+    for (payload, mapped) in [(1000, false), (30_000, true)] {
         let shape = Shape::tcp(IpVersion::V4, vec![0x11; payload]);
         let bytes = shape.build(true);
-        assert!(front.send(&Outgoing {
+        let packet = Outgoing {
             bytes: &bytes,
             csum_blank: true,
             gso: Some((XEN_NETIF_GSO_TYPE_TCPV4, 900)),
+            // So that all of the headers are where the scribbler writes.
+            split: &[2000],
+            offset: 100,
             ..Outgoing::default()
-        }));
-        let (first_page, _) = front.tx_buffer(if payload == 1000 { 0 } else { 8 });
-        *mapper.pages.lock().unwrap() = vec![front.tx_ring_page().clone(), first_page.clone()];
+        };
+        assert!(front.send(&packet));
+        *scribbler.ring.lock().unwrap() = Some(front.tx_ring_page().clone());
+        // The first buffer is the first that is used, both times.
+        *scribbler.packet.lock().unwrap() = Some(front.tx_buffer(0).0.clone());
         front.kick();
         settle(&mut backend);
-        mapper.pages.lock().unwrap().clear();
+        *scribbler.ring.lock().unwrap() = None;
+        *scribbler.packet.lock().unwrap() = None;
         let sent = wire.take_sent();
         assert_eq!(sent.len(), 1);
         assert_eq!(sent[0].bytes.len(), bytes.len());
-        // All headers are as they were when they were checked; the payload may be what the guest made of it.
+        // All headers are as they were when they were checked; a payload that stays in its page is what the guest makes of it.
         let headers = shape.start() + 20;
         assert_eq!(sent[0].bytes[..headers], bytes[..headers]);
+        assert_eq!(
+            sent[0].bytes[1000] == 0xff,
+            mapped,
+            "the scribbler was there"
+        );
         let gso = sent[0].offload.gso.expect("still to be cut up");
         assert_eq!((gso.size, usize::from(gso.header_len)), (900, headers));
         let answers = statuses(&mut front);
@@ -321,7 +358,10 @@ struct Spy {
 impl NetPort for Spy {
     fn send(&mut self, batch: &mut [Frame<'_>]) {
         let first = batch.iter().map(|frame| frame.parts[0].len());
-        self.first_parts.lock().unwrap().extend(first);
+        self.first_parts
+            .lock()
+            .expect("nobody panicked")
+            .extend(first);
         self.inner.send(batch);
     }
     fn receive(&mut self, into: &mut [PartMut<'_>]) -> io::Result<Received> {
@@ -339,7 +379,7 @@ impl NetPort for Spy {
 #[test]
 fn xsa_423_split_headers() {
     let world = World::new();
-    let (port, wire) = Recorder::new().unwrap();
+    let (port, wire) = Recorder::new().expect("a descriptor");
     let first_parts = Arc::new(Mutex::new(Vec::new()));
     let spy = Spy {
         inner: port,
@@ -519,7 +559,11 @@ fn a_guest_that_scribbles_everywhere_harms_only_itself() {
                 while !stop.load(Ordering::Relaxed) {
                     let page = &pages[usize::from(dice.bytes::<1>()[0]) % pages.len()];
                     // Seldom the indices, which end the connection.
-                    let low = if dice.roll() % 5000 == 0 { 0 } else { 64 };
+                    let low = if dice.roll().is_multiple_of(5000) {
+                        0
+                    } else {
+                        64
+                    };
                     let place = low + usize::from(u16::from_le_bytes(dice.bytes())) % (4092 - low);
                     write(page, place, &dice.bytes::<4>());
                 }

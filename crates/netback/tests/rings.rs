@@ -15,8 +15,10 @@ use proptest::prelude::*;
 
 fn connect(options: &FrontOptions) -> (World, Backend, NetFront, RecorderHandle) {
     let world = World::new();
-    let (port, wire) = Recorder::new().unwrap();
-    let mut backend = world.backend(Box::new(port)).unwrap();
+    let (port, wire) = Recorder::new().expect("a descriptor");
+    let mut backend = world
+        .backend(Box::new(port))
+        .expect("the directories are there");
     let front = world.front(options);
     assert!(settle(&mut backend));
     assert_eq!(front.backend_state(), XenbusState::CONNECTED);
@@ -37,16 +39,18 @@ fn plain(bytes: Vec<u8>) -> Recorded {
 
 fn blank(shape: &Shape) -> Checksum {
     Checksum::Blank {
-        start: u16::try_from(shape.start()).unwrap(),
-        offset: u16::try_from(shape.checksum_offset()).unwrap(),
+        start: u16::try_from(shape.start()).expect("near the start"),
+        offset: u16::try_from(shape.checksum_offset()).expect("6 or 16"),
     }
 }
 
 #[test]
 fn the_offer_is_published() {
     let world = World::new();
-    let (port, wire) = Recorder::new().unwrap();
-    let backend = world.backend(Box::new(port)).unwrap();
+    let (port, wire) = Recorder::new().expect("a descriptor");
+    let backend = world
+        .backend(Box::new(port))
+        .expect("the directories are there");
     assert_eq!(backend.state(), XenbusState::INIT_WAIT);
     let front = world.front(&FrontOptions::default());
     for (key, value) in [
@@ -318,8 +322,10 @@ fn a_front_end_that_lacks_what_we_need_is_refused() {
         key("event-channel-rx", ""),
     ] {
         let world = World::new();
-        let (port, wire) = Recorder::new().unwrap();
-        let mut backend = world.backend(Box::new(port)).unwrap();
+        let (port, wire) = Recorder::new().expect("a descriptor");
+        let mut backend = world
+            .backend(Box::new(port))
+            .expect("the directories are there");
         let front = world.front(&FrontOptions {
             keys: keys.clone(),
             ..FrontOptions::default()

@@ -24,7 +24,9 @@ struct Guest {
 
 fn guest(tap: Tap, options: &FrontOptions) -> Guest {
     let world = World::new();
-    let backend = world.backend(Box::new(tap)).unwrap();
+    let backend = world
+        .backend(Box::new(tap))
+        .expect("the directories are there");
     let front = world.front(options);
     let running = World::serve(backend);
     assert!(front.wait_state(XenbusState::CONNECTED, PATIENCE));
@@ -38,8 +40,8 @@ fn guest(tap: Tap, options: &FrontOptions) -> Guest {
 /// Two guests: frames from the first to 10.0.2.2 are routed to the second.
 fn two_guests(options: &FrontOptions) -> (Guest, Guest) {
     let (left, right) = (
-        Tap::create("left0").unwrap(),
-        Tap::create("right0").unwrap(),
+        Tap::create("left0").expect("a tap"),
+        Tap::create("right0").expect("a tap"),
     );
     for line in [
         // The addresses that `Shape` puts in its frames: the router, and the two ends.
@@ -54,7 +56,7 @@ fn two_guests(options: &FrontOptions) -> (Guest, Guest) {
         ip(line);
     }
     // The file is that of the namespace of whoever opens it.
-    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a namespace of our own");
     (guest(left, &FrontOptions::default()), guest(right, options))
 }
 

@@ -21,7 +21,10 @@ const MAP_FROM: usize = 8 * 1024;
 /// What is known of a packet of the batch.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
+    /// Its range in `Batch::slots`.
     slots: (usize, usize),
+    /// Its range in `Batch::mappings`: one for each slot that is not empty; none where the packet is copied.
+    mapped: (usize, usize),
     /// Where its copied bytes are in the arena, and how many: the whole packet, or its headers.
     at: usize,
     copied: usize,
@@ -41,9 +44,10 @@ pub(super) struct Batch {
     arena: Box<[u8]>,
     used: usize,
     copies: Vec<CopyPiece<'static>>,
-    /// How many pieces each entry has in `copies`, in order.
     mappings: Vec<Mapping>,
     parts: Vec<Part<'static>>,
+    /// How many of `parts` each frame has.
+    counts: Vec<usize>,
     frames: Vec<Frame<'static>>,
 }
 
@@ -82,6 +86,7 @@ impl Batch {
             copies: Vec::new(),
             mappings: Vec::new(),
             parts: Vec::new(),
+            counts: Vec::new(),
             frames: Vec::with_capacity(PACKETS_MAX),
         }
     }
@@ -105,6 +110,7 @@ impl Batch {
         let copied = if len < MAP_FROM { len } else { HEADERS_MAX };
         self.entries.push(Entry {
             slots: (first, self.slots.len()),
+            mapped: (0, 0),
             at: self.used,
             copied,
             len: packet.len,
@@ -134,24 +140,31 @@ impl Batch {
         port: &mut dyn NetPort,
     ) {
         self.copy(mapper, granter);
+        self.map(mapper, granter);
         for entry in &mut self.entries {
-            let bytes = self.arena.get_mut(entry.at..entry.at + entry.copied);
+            let copied = self.arena.get_mut(entry.at..entry.at + entry.copied);
             if entry.outcome.is_ok() {
-                entry.outcome = entry.offload(bytes.unwrap_or_default());
+                entry.outcome = entry.offload(copied.unwrap_or_default());
             }
         }
-        self.map(mapper, granter);
         self.give(port);
+        self.mappings.clear();
     }
 
-    /// Copies what is to be copied: all packets in one call.
+    /// Copies the packets that are copied whole: all in one call.
     fn copy(&mut self, mapper: &dyn GrantMapper, granter: DomId) {
         let mut copies: Vec<CopyPiece<'_>> = recycle(std::mem::take(&mut self.copies));
         let mut rest = self.arena.get_mut(..self.used).unwrap_or_default();
         for entry in &self.entries {
-            for (slot, _, len) in entry.copied_parts(&self.slots) {
-                let (into, after) = rest.split_at_mut(len.min(rest.len()));
-                rest = after;
+            let (own, after) = rest.split_at_mut(entry.copied.min(rest.len()));
+            rest = after;
+            if !entry.is_copied() {
+                continue;
+            }
+            let mut own = own;
+            for slot in entry.filled(&self.slots) {
+                let (into, after) = own.split_at_mut(usize::from(slot.len).min(own.len()));
+                own = after;
                 copies.push(CopyPiece {
                     granter,
                     gref: slot.gref,
@@ -163,9 +176,9 @@ impl Batch {
         }
         mapper.copy(&mut copies);
         let mut statuses = copies.iter().map(|piece| piece.status);
-        for entry in &mut self.entries {
+        for entry in self.entries.iter_mut().filter(|entry| entry.is_copied()) {
             // Every piece's status is looked at: a later success does not make an earlier failure good.
-            let pieces = entry.copied_parts(&self.slots).count();
+            let pieces = entry.filled(&self.slots).count();
             let failed = statuses.by_ref().take(pieces).filter_map(Result::err);
             if let Some(status) = failed.last() {
                 entry.outcome = Err(Fault::Grant(status));
@@ -175,44 +188,52 @@ impl Batch {
         self.copies = recycle(copies);
     }
 
-    /// Maps the pages of what is not copied.
+    /// Maps the pages of the packets that stay where they are, and copies their headers: those are looked at, and what has been
+    /// looked at must not change.
     fn map(&mut self, mapper: &dyn GrantMapper, granter: DomId) {
-        for entry in &mut self.entries {
-            let before = self.mappings.len();
-            for (slot, _, _) in entry.mapped_parts(&self.slots) {
-                if entry.outcome.is_err() {
-                    break;
+        for entry in self.entries.iter_mut().filter(|entry| !entry.is_copied()) {
+            let first = self.mappings.len();
+            let headers = self.arena.get_mut(entry.at..entry.at + entry.copied);
+            let mut headers = headers.unwrap_or_default();
+            for slot in entry.filled(&self.slots) {
+                let mapping = match mapper.map(granter, slot.gref, Access::ReadOnly) {
+                    Ok(mapping) => mapping,
+                    Err(status) => {
+                        entry.outcome = Err(Fault::Grant(status));
+                        break;
+                    }
+                };
+                if let Some(part) = part(&mapping, slot, 0) {
+                    let done = part.copy_to(headers);
+                    headers = headers.get_mut(done..).unwrap_or_default();
                 }
-                match mapper.map(granter, slot.gref, Access::ReadOnly) {
-                    Ok(mapping) => self.mappings.push(mapping),
-                    Err(status) => entry.outcome = Err(Fault::Grant(status)),
-                }
+                self.mappings.push(mapping);
             }
-            if entry.outcome.is_err() {
-                self.mappings.truncate(before);
-            }
+            entry.mapped = (first, self.mappings.len());
         }
     }
 
-    /// Hands the packets to the port in one call, and gives the mappings back.
+    /// Hands the packets to the port in one call.
     fn give(&mut self, port: &mut dyn NetPort) {
         let mut parts: Vec<Part<'_>> = recycle(std::mem::take(&mut self.parts));
-        let good = |entry: &&Entry| entry.outcome.is_ok();
-        let mut mappings = self.mappings.iter();
-        for entry in self.entries.iter().filter(good) {
+        self.counts.clear();
+        for entry in self.entries.iter().filter(|entry| entry.outcome.is_ok()) {
+            let before = parts.len();
             let copied = self.arena.get(entry.at..entry.at + entry.copied);
             parts.push(Part::from(copied.unwrap_or_default()));
-            let mapped = entry.mapped_parts(&self.slots).zip(mappings.by_ref());
-            for ((slot, skip, len), mapping) in mapped {
-                let offset = usize::from(slot.offset) + skip;
-                // A mapping is a page, and the slot was checked to be within one.
-                parts.extend(Part::shared(mapping, offset, len));
+            let mappings = self.mappings.get(entry.mapped.0..entry.mapped.1);
+            let mut skip = entry.copied;
+            for (slot, mapping) in entry.filled(&self.slots).zip(mappings.unwrap_or_default()) {
+                let skipped = skip.min(usize::from(slot.len));
+                skip -= skipped;
+                parts.extend(part(mapping, slot, skipped).filter(|part| !part.is_empty()));
             }
+            self.counts.push(parts.len() - before);
         }
         let mut frames: Vec<Frame<'_>> = recycle(std::mem::take(&mut self.frames));
         let mut rest = parts.as_slice();
-        for entry in self.entries.iter().filter(good) {
-            let count = 1 + entry.mapped_parts(&self.slots).count();
+        let good = self.entries.iter().filter(|entry| entry.outcome.is_ok());
+        for (entry, &count) in good.zip(&self.counts) {
             let (own, after) = rest.split_at(count.min(rest.len()));
             rest = after;
             frames.push(Frame {
@@ -223,48 +244,35 @@ impl Batch {
             });
         }
         port.send(&mut frames);
-        let taken = frames.iter().map(|frame| frame.taken);
-        let good = |entry: &&mut Entry| entry.outcome.is_ok();
-        for (entry, taken) in self.entries.iter_mut().filter(good).zip(taken) {
-            entry.taken = taken;
+        let good = self
+            .entries
+            .iter_mut()
+            .filter(|entry| entry.outcome.is_ok());
+        for (entry, frame) in good.zip(&frames) {
+            entry.taken = frame.taken;
         }
         self.frames = recycle(frames);
         self.parts = recycle(parts);
-        self.mappings.clear();
     }
 }
 
+/// What is left of a slot's data in its mapped page after `skip` bytes. `None` never happens: a mapping is a page, and the slot
+/// was checked to be within one.
+fn part<'a>(mapping: &'a Mapping, slot: &Slot, skip: usize) -> Option<Part<'a>> {
+    let len = usize::from(slot.len).checked_sub(skip)?;
+    Part::shared(mapping, usize::from(slot.offset) + skip, len)
+}
+
 impl Entry {
-    /// The slots with how much of each is before and within a range of the packet: `(slot, bytes skipped, bytes used)`.
-    fn range<'a>(
-        &self,
-        slots: &'a [Slot],
-        from: usize,
-        to: usize,
-    ) -> impl Iterator<Item = (&'a Slot, usize, usize)> + use<'a> {
+    /// Whether the packet is copied whole, and not mapped.
+    fn is_copied(&self) -> bool {
+        self.copied == usize::from(self.len)
+    }
+
+    /// The slots that hold data: of the others, nothing is asked of their pages.
+    fn filled<'a>(&self, slots: &'a [Slot]) -> impl Iterator<Item = &'a Slot> + use<'a> {
         let own = slots.get(self.slots.0..self.slots.1).unwrap_or_default();
-        let mut at = 0;
-        own.iter().filter_map(move |slot| {
-            let (start, end) = (at, at + usize::from(slot.len));
-            at = end;
-            let (first, last) = (start.max(from), end.min(to));
-            // A part of no bytes is no part: nothing is asked of its page.
-            (first < last).then(|| (slot, first - start, last - first))
-        })
-    }
-
-    fn copied_parts<'a>(
-        &self,
-        slots: &'a [Slot],
-    ) -> impl Iterator<Item = (&'a Slot, usize, usize)> + use<'a> {
-        self.range(slots, 0, self.copied)
-    }
-
-    fn mapped_parts<'a>(
-        &self,
-        slots: &'a [Slot],
-    ) -> impl Iterator<Item = (&'a Slot, usize, usize)> + use<'a> {
-        self.range(slots, self.copied, usize::from(self.len))
+        own.iter().filter(|slot| slot.len != 0)
     }
 
     /// Turns the guest's flags into metadata, by the headers as copied.
