@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use cantle_abi::grant_table::{GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE};
 use cantle_abi::hvm::{
     HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN, HVM_PARAM_STORE_EVTCHN, HVM_PARAM_STORE_PFN,
 };
@@ -131,6 +132,12 @@ impl Machine {
         tables
             .insert(grants.clone())
             .map_err(SetupError::host("the grant table"))?;
+        // Where a toolstack's own tools would look for the rings.
+        for (gref, gfn) in
+            [(GNTTAB_RESERVED_XENSTORE, layout::STORE_GFN), (GNTTAB_RESERVED_CONSOLE, layout::CONSOLE_GFN)]
+        {
+            grants.seed(gref, DomId::DOM0, gfn).map_err(SetupError::host("the grant table"))?;
+        }
         let output = Arc::new(ConsoleOutput::new(console.output));
         let domain = Arc::new(Domain::new(Parts {
             domid: GUEST,
