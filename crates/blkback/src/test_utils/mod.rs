@@ -3,9 +3,11 @@
 mod fault;
 mod front;
 mod memory;
+mod transfer;
 mod world;
 
 pub use fault::{Fault, FaultImage, Faults};
-pub use front::{BlkFront, FrontError, LentPage, REQUEST_BYTES, Random, Transfer};
+pub use front::{BlkFront, FrontError, LentPage};
 pub use memory::{copy_in, copy_out};
+pub use transfer::{REQUEST_BYTES, Random, Transfer};
 pub use world::{BACK, FRONT, Served, World};

@@ -158,7 +158,8 @@ impl Uring {
     pub(super) fn wait(&mut self, wake: Option<BorrowedFd<'_>>) -> Result<bool> {
         self.reap();
         let more = self.fill();
-        let awake = self.wake == Wake::Fired || !self.done.is_empty();
+        // A descriptor that fired earlier counts for a caller that gives one; another would spin on it.
+        let awake = (wake.is_some() && self.wake == Wake::Fired) || !self.done.is_empty();
         if awake {
             if more {
                 self.enter(0)?;
@@ -174,7 +175,7 @@ impl Uring {
                     self.wake = Wake::Armed;
                 }
             }
-            if self.in_kernel == 0 && self.wake == Wake::Idle {
+            if self.in_kernel == 0 && self.wake != Wake::Armed {
                 // Nothing could ever wake us.
                 return Ok(false);
             }
