@@ -174,6 +174,16 @@ pub(crate) fn vcpu_op<T: FromBytes + IntoBytes>(
     unsafe { call(xen::__HYPERVISOR_vcpu_op, args) }
 }
 
+/// `number(command, address, more)` with an address where there is nothing for the host to read or write.
+pub(crate) fn op_nowhere(number: u32, command: u32, address: u64, more: u64) -> Result<u64, Errno> {
+    assert!(
+        address >= 0xc000_0000,
+        "{address:#x} may be somewhere in RAM"
+    );
+    // SAFETY: the probe's objects are all below that, so that a host that does write changes none.
+    unsafe { call(number, [u64::from(command), address, more, 0, 0]) }
+}
+
 /// A call with numbers only, none of which is an address to the host.
 pub(crate) fn numbers(number: u32, args: [u64; 3]) -> Result<u64, Errno> {
     // SAFETY: by this function's contract, which its few callers in `tests` and `main` keep: no address is passed.

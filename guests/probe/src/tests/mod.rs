@@ -50,6 +50,7 @@ const TESTS: &[Test] = &[
     test("cpuid", "xen", xen::cpuid),
     test("version", "xen", xen::version),
     test("unknown-hypercall", "xen", xen::unknown_hypercall),
+    test("bad-addresses", "xen", xen::bad_addresses),
     test("hvm-params", "xen", xen::hvm_params),
     test("memory-map", "xen", xen::memory_map),
     test("balloon", "xen", xen::balloon),

@@ -2,7 +2,7 @@
 //! `net-serve=SECONDS` ARP and pings are answered.
 
 use cantle_abi::GrantRef;
-use cantle_abi::io::netif::NETIF_RSP_OKAY;
+use cantle_abi::io::netif::{NETIF_RSP_DROPPED, NETIF_RSP_OKAY};
 
 use crate::network::{FRAME_MAX, Interface, Mac, checksum, frame};
 use crate::report::Outcome;
@@ -196,7 +196,15 @@ pub(super) fn net(probe: &mut Probe) -> Outcome {
 
     // Who has a link-local address? Asked without one of our own, it changes nobody's tables.
     let probe = arp(ARP_ASK, (mac, [0; 4]), ([0; 6], [169, 254, 199, 2]));
-    host.send(BROADCAST, ARP, &probe)?;
+    let len = frame(&mut host.buffer, BROADCAST, mac, ARP, &probe);
+    let status = host
+        .interface
+        .send(host.buffer.get(..len).unwrap_or_default())?;
+    // Dropped: the other side of the interface is not up.
+    ensure!(
+        status == NETIF_RSP_OKAY || status == NETIF_RSP_DROPPED,
+        "sending: {status}"
+    );
     // What must be refused, with the interface in order afterwards.
     for (gref, offset, size, what) in [
         (GrantRef(511), 0, 60, "a grant that is none"),
@@ -212,7 +220,13 @@ pub(super) fn net(probe: &mut Probe) -> Outcome {
             say!("probe: net: ping {us} us");
         }
     } else {
-        host.send(BROADCAST, ARP, &probe)?;
+        let again = host
+            .interface
+            .send(host.buffer.get(..len).unwrap_or_default())?;
+        ensure!(
+            again == status,
+            "sent first with {status}, then with {again}"
+        );
     }
     if serve > 0 {
         say!("probe: net: serving");

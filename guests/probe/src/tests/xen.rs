@@ -3,15 +3,22 @@
 use core::sync::atomic::Ordering;
 
 use cantle_abi::cpuid::{XEN_HVM_CPUID_UPCALL_VECTOR, XEN_HVM_CPUID_VCPU_ID_PRESENT};
+use cantle_abi::event_channel::EVTCHNOP_alloc_unbound;
+use cantle_abi::grant_table::GNTTABOP_query_size;
 use cantle_abi::memory::{
     XENMEM_current_reservation, XENMEM_decrease_reservation, XENMEM_memory_map,
     XENMEM_populate_physmap, XenMemoryMap, XenMemoryReservation,
 };
+use cantle_abi::sched::SCHEDOP_shutdown;
 use cantle_abi::version::{
     XENFEAT_auto_translated_physmap, XENFEAT_hvm_callback_vector, XENFEAT_hvm_safe_pvclock,
     XENVER_extraversion, XENVER_get_features, XENVER_pagesize, XENVER_version, XenFeatureInfo,
 };
-use cantle_abi::xen::{__HYPERVISOR_memory_op, __HYPERVISOR_multicall, __HYPERVISOR_xen_version};
+use cantle_abi::xen::{
+    __HYPERVISOR_event_channel_op, __HYPERVISOR_grant_table_op, __HYPERVISOR_hvm_op,
+    __HYPERVISOR_memory_op, __HYPERVISOR_multicall, __HYPERVISOR_sched_op,
+    __HYPERVISOR_xen_version,
+};
 use cantle_abi::{DomId, Errno, PAGE_SIZE, hvm};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -94,6 +101,40 @@ pub(super) fn unknown_hypercall(_: &mut Probe) -> Outcome {
         "an unknown question of xen_version",
     )?;
     ensure!(errno == Errno::ENOSYS, "xen_version: {errno}");
+    Ok(())
+}
+
+/// Arguments that lie nowhere are an error and no more: unmapped, not canonical, mapped to no memory, across the end of all addresses.
+pub(super) fn bad_addresses(_: &mut Probe) -> Outcome {
+    for address in [
+        0xd000_0000,
+        0x1_0000_0000,
+        0x7fff_ffff_f000,
+        0x0000_8000_0000_0000,
+        0xffff_8000_0000_0000,
+        u64::MAX - 3,
+    ] {
+        for (number, command, name) in [
+            (__HYPERVISOR_hvm_op, hvm::HVMOP_get_param, "hvm_op"),
+            (__HYPERVISOR_xen_version, XENVER_get_features, "xen_version"),
+            (__HYPERVISOR_memory_op, XENMEM_memory_map, "memory_op"),
+            (
+                __HYPERVISOR_event_channel_op,
+                EVTCHNOP_alloc_unbound,
+                "event_channel_op",
+            ),
+            (
+                __HYPERVISOR_grant_table_op,
+                GNTTABOP_query_size,
+                "grant_table_op",
+            ),
+            (__HYPERVISOR_sched_op, SCHEDOP_shutdown, "sched_op"),
+        ] {
+            // The third argument is the count of the one call that takes one.
+            let errno = refused(hypercall::op_nowhere(number, command, address, 1), name)?;
+            ensure!(errno == Errno::EFAULT, "{name} at {address:#x}: {errno}");
+        }
+    }
     Ok(())
 }
 
