@@ -131,14 +131,14 @@ impl RunArgs {
     pub(crate) fn guest(&self) -> Result<Guest> {
         let mut guest = match (&self.file, &self.kernel) {
             (Some(file), _) => config::read(file)?,
-            (None, Some(kernel)) => self.from_options(kernel.clone()),
+            (None, Some(kernel)) => self.described_by_options(kernel.clone()),
             (None, None) => anyhow::bail!("neither --kernel nor a file"),
         };
         guest.config.transport = self.transport.into();
         Ok(guest)
     }
 
-    fn from_options(&self, kernel: PathBuf) -> Guest {
+    fn described_by_options(&self, kernel: PathBuf) -> Guest {
         Guest {
             config: GuestConfig {
                 name: self.name.clone(),

@@ -1,5 +1,9 @@
 //! The program as its users see it: exit codes, last lines, the terminal. The guests are a few instructions long and
 //! run on any `/dev/kvm`, emulated ones too.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends where something is not as it expects"
+)]
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
