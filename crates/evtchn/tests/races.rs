@@ -20,7 +20,7 @@ impl Random {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        u32::try_from((self.0 >> 16) % u64::from(n)).unwrap()
+        u32::try_from((self.0 >> 16) % u64::from(n)).expect("below a u32")
     }
 }
 

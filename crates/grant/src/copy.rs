@@ -75,39 +75,45 @@ pub(crate) fn within_page(offset: u16, len: usize) -> Result<(), GrantStatus> {
     }
 }
 
-/// Copies one piece between a granted page and this process's memory; returns how many bytes. The grant is looked at anew, whatever came before.
-pub(crate) fn copy_local(
-    table: &GrantTable,
+/// Pins the page of one piece, after a look at its range. The grant is looked at anew, whatever came before.
+pub(crate) fn pin_local<'a>(
+    table: &'a GrantTable,
     gref: GrantRef,
     grantee: DomId,
     offset: u16,
+    local: &Local<'_>,
+) -> Result<Pinned<'a>, GrantStatus> {
+    within_page(offset, local.len())?;
+    Pinned::new(table, gref, grantee, matches!(local, Local::From(_)))
+}
+
+/// Copies one piece between a pinned page and this process's memory, as [`pin_local`] pinned it.
+pub(crate) fn copy_local(
+    pinned: &Pinned<'_>,
+    offset: u16,
     local: &mut Local<'_>,
-) -> Result<usize, GrantStatus> {
+) -> Result<(), GrantStatus> {
+    within_page(offset, local.len())?;
     match local {
         Local::Into(buffer) => {
-            within_page(offset, buffer.len())?;
-            let pinned = Pinned::new(table, gref, grantee, false)?;
-            // SAFETY: the page is pinned and its memory kept by `table`; the range is within it, and the buffer is ours alone, so
-            // they do not overlap. The guest may write the page meanwhile: what arrives is then a mixture of old and new bytes,
-            // each of them a valid u8. The compiler can assume nothing about memory reached through a pointer that
+            // SAFETY: the page is pinned and its memory kept by the table; the range is within it, and the buffer is ours alone,
+            // so they do not overlap. The guest may write the page meanwhile: what arrives is then a mixture of old and new
+            // bytes, each of them a valid u8. The compiler can assume nothing about memory reached through a pointer that
             // it did not make, and emits a plain memcpy.
             unsafe {
                 let from = pinned.page.as_ptr().add(usize::from(offset));
                 from.copy_to_nonoverlapping(buffer.as_mut_ptr(), buffer.len());
             }
-            Ok(buffer.len())
         }
         Local::From(buffer) => {
-            within_page(offset, buffer.len())?;
-            let pinned = Pinned::new(table, gref, grantee, true)?;
             // SAFETY: as above, the other way; the guest sees a mixture while it looks too early.
             unsafe {
                 let to = pinned.page.as_ptr().add(usize::from(offset));
                 to.copy_from_nonoverlapping(buffer.as_ptr(), buffer.len());
             }
-            Ok(buffer.len())
         }
     }
+    Ok(())
 }
 
 /// Copies between two pages, which may be one.

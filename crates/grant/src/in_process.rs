@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cantle_abi::{DomId, GrantRef};
 
-use crate::copy::copy_local;
+use crate::copy::{Pinned, copy_local, pin_local};
 use crate::{Access, CopyPiece, GrantMapper, GrantStatus, GrantTable, Mapping, Tables};
 
 /// A [`GrantMapper`] for a system domain that runs in the process that has the guests' memory.
@@ -32,22 +32,46 @@ impl GrantMapper for InProcessMapper {
     }
 
     fn copy(&self, pieces: &mut [CopyPiece<'_>]) {
+        match pieces.len() {
+            0 => {}
+            1 => self.copy_by::<1>(pieces),
+            _ => self.copy_by::<16>(pieces),
+        }
+    }
+}
+
+impl InProcessMapper {
+    /// Copies, `N` pieces pinned at a time.
+    fn copy_by<const N: usize>(&self, pieces: &mut [CopyPiece<'_>]) {
         // One lock for the batch, one look-up for each run with the same granter. Of grants nothing is kept from one
         // piece to the next.
         let tables = self.tables.read();
         let mut run: Option<Run<'_>> = None;
-        for piece in pieces {
-            let granter = piece.granter.resolve(self.own);
-            let run = match &mut run {
-                Some(run) if run.granter == granter => run,
-                other => other.insert(Run {
-                    granter,
-                    table: tables.get(&granter).map(|table| &**table),
-                    copies: 0,
-                    bytes: 0,
-                }),
-            };
-            piece.status = run.copy(self.own, piece);
+        for pieces in pieces.chunks_mut(N) {
+            // Pinned first, then copied, then unpinned: an unpin waits for its copy to reach memory, and so would all copies
+            // that follow it.
+            let mut pinned: [Option<Pinned<'_>>; N] = [const { None }; N];
+            for (piece, pinned) in pieces.iter_mut().zip(&mut pinned) {
+                let granter = piece.granter.resolve(self.own);
+                let run = match &mut run {
+                    Some(run) if run.granter == granter => run,
+                    other => other.insert(Run {
+                        granter,
+                        table: tables.get(&granter).map(|table| &**table),
+                        copies: 0,
+                        bytes: 0,
+                    }),
+                };
+                match run.pin(self.own, piece) {
+                    Ok(page) => (*pinned, piece.status) = (page, Ok(())),
+                    Err(status) => piece.status = Err(status),
+                }
+            }
+            for (piece, pinned) in pieces.iter_mut().zip(&pinned) {
+                if let Some(pinned) = pinned {
+                    piece.status = copy_local(pinned, piece.offset, &mut piece.local);
+                }
+            }
         }
     }
 }
@@ -60,16 +84,21 @@ struct Run<'a> {
     bytes: u64,
 }
 
-impl Run<'_> {
-    fn copy(&mut self, own: DomId, piece: &mut CopyPiece<'_>) -> Result<(), GrantStatus> {
+impl<'a> Run<'a> {
+    /// Pins the piece's page; `None` for a piece without bytes.
+    fn pin(
+        &mut self,
+        own: DomId,
+        piece: &CopyPiece<'_>,
+    ) -> Result<Option<Pinned<'a>>, GrantStatus> {
         if piece.local.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let table = self.table.ok_or(GrantStatus::BAD_DOMAIN)?;
-        let bytes = copy_local(table, piece.gref, own, piece.offset, &mut piece.local)?;
+        let pinned = pin_local(table, piece.gref, own, piece.offset, &piece.local)?;
         self.copies += 1;
-        self.bytes += bytes as u64;
-        Ok(())
+        self.bytes += piece.local.len() as u64;
+        Ok(Some(pinned))
     }
 }
 
