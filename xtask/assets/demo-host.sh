@@ -24,9 +24,10 @@ $bb tunctl -t "$TAP" > /dev/null || fail "cannot make the tap $TAP"
 $bb ip addr add "$HOST_IP/30" dev "$TAP" && $bb ip link set "$TAP" up || fail "cannot set the tap $TAP up"
 
 $bb mkdir "$work/www"
-$bb head -c $((MIB * 1048576 / 2)) /dev/urandom > "$work/www/blob"
-sum=$($bb sha256sum "$work/www/blob")
-echo "${sum%% *}" > "$work/www/blob.sha256"
+$bb dd if=/dev/urandom of="$work/www/blob" bs=1M count=$((MIB / 2)) status=none
+$bb dd if="$work/www/blob" of="$work/www/sample" bs=1M count=$((MIB / 8)) status=none
+sum=$($bb sha256sum < "$work/www/sample")
+echo "${sum%% *}" > "$work/www/sample.sha256"
 $bb httpd -f -p "$HOST_IP:8080" -h "$work/www" &
 servers="$servers $!"
 # nc ends when its input does, so it gets one that does not.
@@ -43,6 +44,6 @@ echo "host: start"
     --disk "path=$DISK" --net "tap=$TAP,mac=00:16:3e:00:00:01" --stats json $OPTIONS < /dev/null
 code=$?
 sum=$($bb sha256sum "$work/received")
-echo "host: net_sha256=${sum%% *}"
+echo "host: net_received_sha256=${sum%% *}"
 echo "host: end $code"
 exit $code

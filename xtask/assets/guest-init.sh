@@ -40,15 +40,17 @@ wait_for() {
     done
 }
 
-# data MIB: one random MiB again and again, each time after a line of another number, so that no two sectors are alike
+# data FILE MIB: one random MiB again and again, each time after a line of another number, so that no two sectors are alike.
+# (No pipes: busybox's tools move a kilobyte at a time through them.)
 data() {
-    head -c 1048576 /dev/urandom > /tmp/random
+    dd if=/dev/urandom of=/tmp/random bs=1M count=1 status=none
     count=0
-    while [ $count -lt "$1" ]; do
+    while [ $count -lt "$2" ]; do
         count=$((count + 1))
         echo $count
         cat /tmp/random
-    done | head -c $(($1 * 1048576))
+    done > "$1"
+    truncate -s $(($2 * 1048576)) "$1"
 }
 
 found() {
@@ -62,7 +64,8 @@ disk() {
     wait_for -b /dev/xvda
     mount -t ext4 /dev/xvda /mnt || fail "cannot mount xvda"
     say "disk: $(blockdev --getsize64 /dev/xvda) bytes, mounted; writing $mib MiB"
-    sum=$(data "$mib" | tee /mnt/data | sha256sum)
+    data /mnt/data "$mib" || fail "cannot write to xvda"
+    sum=$(sha256sum < /mnt/data)
     sum=${sum%% *}
     echo "$sum  data" > /mnt/data.sha256
     umount /mnt || fail "cannot unmount xvda"
@@ -80,12 +83,15 @@ net() {
     ip link set eth0 up
     ip addr add "$ip/30" dev eth0
     ping -c 3 -i 0.2 -W 5 "$host" || fail "no answer to ping"
-    sum=$(wget -q -O - "http://$host:8080/blob" | sha256sum)
-    [ "${sum%% *}" = "$(wget -q -O - "http://$host:8080/blob.sha256")" ] || fail "what came through eth0 is not what was sent"
+    wget -q -O /tmp/sample "http://$host:8080/sample" || fail "no download"
+    sum=$(sha256sum < /tmp/sample)
+    [ "${sum%% *}" = "$(wget -q -O - "http://$host:8080/sample.sha256")" ] || fail "what came through eth0 is not what was sent"
     say "net: ping answered, download verified"
     timed net_down_MBps $((mib / 2)) wget -q -O /dev/null "http://$host:8080/blob"
-    cat /mnt/data > /dev/null
-    timed net_up_MBps "$mib" sh -c "nc $host 8081 < /mnt/data"
+    dd if=/mnt/data of=/tmp/sample bs=1M count=$((mib / 8)) status=none
+    sum=$(sha256sum < /tmp/sample)
+    say "net_up_sha256=${sum%% *}"
+    timed net_up_MBps $((mib / 8)) sh -c "nc $host 8081 < /tmp/sample"
 }
 
 /bin/busybox mount -t proc proc /proc

@@ -101,9 +101,10 @@ impl Report {
             "cantle's exit code is {code}, although the guest finished"
         );
         ensure!(
-            self.value("net_sha256")? == self.value("disk_sha256")?,
+            self.value("net_received_sha256")? == self.value("net_up_sha256")?,
             "what came from the guest through the network is not what it sent"
         );
+        self.disk_sha256()?;
         self.line("").map(drop)
     }
 
@@ -163,9 +164,9 @@ mod tests {
     use super::*;
 
     const GOOD: &str = "host: start\nguest: init at 1.20 s\r\nguest: disk_sha256=ab\r\n\
-        guest: disk_read_MBps=101.5\r\nguest: net_down_MBps=40.0\r\nguest: done\r\n\
+        guest: disk_read_MBps=101.5\r\nguest: net_down_MBps=40.0\r\nguest: net_up_sha256=ef\r\nguest: done\r\n\
         the guest switched itself off\n{\n \"transport\": \"xen\", \"exits\": {}\n}\n\
-        host: net_sha256=ab\nhost: end 0\n";
+        host: net_received_sha256=ef\nhost: end 0\n";
 
     fn report(text: &str) -> Report {
         let mut report = Report::new();
@@ -189,7 +190,8 @@ mod tests {
     fn whatever_is_missing_or_wrong_fails_the_run() {
         for (from, to) in [
             ("guest: init at 1.20 s", ""),
-            ("disk_sha256=ab", "disk_sha256=cd"),
+            ("received_sha256=ef", "received_sha256=cd"),
+            ("disk_sha256=ab", ""),
             ("guest: disk_read_MBps=101.5", ""),
             ("guest: done", "guest: failed: no xvda"),
             ("guest: done", ""),
