@@ -187,7 +187,7 @@ pub(crate) fn name_hash(name: &str) -> u128 {
 
 /// An address in Xen's range that stays the same as long as the guest's name does.
 fn mac_of(name: &str, index: u32) -> [u8; 6] {
-    let [a, b, c, ..] = name_hash(&format!("{name}/{index}")).to_be_bytes();
+    let [a, b, c, ..] = name_hash(&format!("{name}/{index}")).to_le_bytes();
     [0x00, 0x16, 0x3e, a & 0x7f, b, c]
 }
 

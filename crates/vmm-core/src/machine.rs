@@ -133,10 +133,13 @@ impl Machine {
             .insert(grants.clone())
             .map_err(SetupError::host("the grant table"))?;
         // Where a toolstack's own tools would look for the rings.
-        for (gref, gfn) in
-            [(GNTTAB_RESERVED_XENSTORE, layout::STORE_GFN), (GNTTAB_RESERVED_CONSOLE, layout::CONSOLE_GFN)]
-        {
-            grants.seed(gref, DomId::DOM0, gfn).map_err(SetupError::host("the grant table"))?;
+        for (gref, gfn) in [
+            (GNTTAB_RESERVED_XENSTORE, layout::STORE_GFN),
+            (GNTTAB_RESERVED_CONSOLE, layout::CONSOLE_GFN),
+        ] {
+            grants
+                .seed(gref, DomId::DOM0, gfn)
+                .map_err(SetupError::host("the grant table"))?;
         }
         let output = Arc::new(ConsoleOutput::new(console.output));
         let domain = Arc::new(Domain::new(Parts {

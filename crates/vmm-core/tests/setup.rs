@@ -1,0 +1,127 @@
+//! What cannot be set up is refused in one line that says what is wrong.
+
+mod support;
+
+use std::path::PathBuf;
+
+use cantle_vmm_core::{DiskConfig, GuestConfig, Machine, NetConfig, SetupError, TransportChoice};
+use support::{console, guest, have_kvm};
+
+fn refusal(config: GuestConfig) -> SetupError {
+    let (console, _) = console();
+    let error = Machine::new(config, console)
+        .map(drop)
+        .expect_err("it cannot be set up");
+    let line = error.to_string();
+    assert!(
+        !line.contains('\n') && line.len() > 10,
+        "one clear line, not {line:?}"
+    );
+    error
+}
+
+#[test]
+fn kvm_wrong_sizes_are_refused() {
+    if !have_kvm() {
+        return;
+    }
+    for config in [
+        GuestConfig {
+            vcpus: 0,
+            ..guest("")
+        },
+        GuestConfig {
+            vcpus: 17,
+            ..guest("")
+        },
+        GuestConfig {
+            memory: 4 << 20,
+            ..guest("")
+        },
+        GuestConfig {
+            memory: (64 << 20) + 1,
+            ..guest("")
+        },
+    ] {
+        assert!(matches!(refusal(config), SetupError::Config(_)));
+    }
+}
+
+#[test]
+fn kvm_a_kernel_that_is_none_is_refused() {
+    if !have_kvm() {
+        return;
+    }
+    for kernel in ["/etc/hostname", "/bin/sh", "/nowhere/vmlinuz"] {
+        let config = GuestConfig {
+            kernel: PathBuf::from(kernel),
+            ..guest("")
+        };
+        assert!(matches!(refusal(config), SetupError::Boot(_)), "{kernel}");
+    }
+}
+
+#[test]
+fn kvm_a_kernel_without_call_sites_cannot_be_rewritten() {
+    if !have_kvm() {
+        return;
+    }
+    // Half of the pair is gone: what is left cannot be told from chance.
+    let mut elf = std::fs::read(support::probe()).unwrap();
+    let site = elf
+        .windows(4)
+        .position(|bytes| bytes == [0x0f, 0x01, 0xd9, 0xc3])
+        .expect("the probe has the pair");
+    elf[site..site + 3].copy_from_slice(&[0x90, 0x90, 0x90]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), elf).unwrap();
+    let config = GuestConfig {
+        kernel: file.path().to_owned(),
+        transport: TransportChoice::Rewrite,
+        ..guest("")
+    };
+    assert!(matches!(refusal(config), SetupError::Transport { .. }));
+}
+
+#[test]
+fn kvm_disks_that_are_none_are_refused() {
+    if !have_kvm() {
+        return;
+    }
+    let odd = tempfile::NamedTempFile::new().unwrap();
+    odd.as_file().set_len(1000).unwrap();
+    let good = tempfile::NamedTempFile::new().unwrap();
+    good.as_file().set_len(4096).unwrap();
+    let disk = |path: &std::path::Path, vdev: Option<&str>| DiskConfig {
+        path: path.to_owned(),
+        read_only: false,
+        vdev: vdev.map(ToOwned::to_owned),
+    };
+    for disks in [
+        vec![disk("/nowhere/disk".as_ref(), None)],
+        vec![disk("/tmp".as_ref(), None)],
+        vec![disk(odd.path(), None)],
+        vec![disk(good.path(), Some("sda"))],
+        vec![disk(good.path(), Some("xvdb")), disk(good.path(), None)],
+    ] {
+        assert!(matches!(
+            refusal(GuestConfig { disks, ..guest("") }),
+            SetupError::Disk { .. }
+        ));
+    }
+}
+
+#[test]
+fn kvm_a_tap_that_cannot_be_is_refused() {
+    if !have_kvm() {
+        return;
+    }
+    let nets = vec![NetConfig {
+        tap: "a name that is too long for it".into(),
+        mac: None,
+    }];
+    assert!(matches!(
+        refusal(GuestConfig { nets, ..guest("") }),
+        SetupError::Net { .. }
+    ));
+}
