@@ -151,9 +151,10 @@ pub(crate) fn collect() {
         let word = selector.trailing_zeros() as usize;
         selector &= selector - 1;
         let pending = shared.word64(PENDING + word * 8);
-        let mut ready = pending.load(Ordering::Acquire)
-            & !shared.word64(MASK + word * 8).load(Ordering::Relaxed);
-        pending.fetch_and(!ready, Ordering::AcqRel);
+        let unmasked = !shared.word64(MASK + word * 8).load(Ordering::Relaxed);
+        let seen = pending.load(Ordering::Acquire) & unmasked;
+        // Another vCPU may look at the same word: whoever clears a bit has the event.
+        let mut ready = pending.fetch_and(!seen, Ordering::AcqRel) & seen;
         while ready != 0 {
             let port = word * 64 + ready.trailing_zeros() as usize;
             ready &= ready - 1;
