@@ -1,0 +1,11 @@
+//! The targets, a module each with its `run`.
+
+pub mod blkback_ring;
+pub mod boot_image;
+pub mod evtchn_ops;
+pub mod grant_ops;
+pub mod netback_tx;
+pub mod ring_back;
+pub mod xenstore_ring;
+pub mod xenstore_server;
+pub mod xenstore_wire;
