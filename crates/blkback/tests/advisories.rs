@@ -323,6 +323,49 @@ fn disconnecting_waits_for_what_is_in_flight() {
     assert_eq!(table.maps, table.unmaps);
 }
 
+/// An embedder that polls is not held up by a disk that does not answer, not even to disconnect.
+#[test]
+fn polling_never_waits_for_the_disk() {
+    let image = FaultImage::new(NullImage::new(SECTORS).unwrap()).unwrap();
+    let faults = image.faults();
+    faults.plan(|_| Fault::Hold);
+    let world = World::new();
+    let mut backend = world.backend(Box::new(image)).unwrap();
+    let mut front = BlkFront::start(&world).unwrap();
+    while !front.finish().unwrap() {
+        backend.process().unwrap();
+    }
+    let request = front.request(0, &read(0, 4096));
+    front.push(&request).unwrap();
+    front.kick().unwrap();
+    backend.process().unwrap();
+    assert_eq!(faults.held(), 1);
+    front.set_state(XenbusState::CLOSED).unwrap();
+    let polling = std::thread::spawn(move || {
+        for _ in 0..20 {
+            backend.process().unwrap();
+        }
+        backend
+    });
+    let end = Instant::now() + Duration::from_secs(5);
+    while !polling.is_finished() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let waited = !polling.is_finished();
+    faults.release();
+    assert!(!waited);
+    let mut backend = polling.join().unwrap();
+    assert_eq!(
+        backend.state(),
+        XenbusState::CONNECTED,
+        "not before the disk is done"
+    );
+    while backend.state() != XenbusState::CLOSED {
+        assert!(Instant::now() < end);
+        backend.process().unwrap();
+    }
+}
+
 /// An index that jumps is a broken ring: it is disconnected, its memory is let go, and a well-behaved front end connects next.
 #[test]
 fn broken_ring_is_disconnected() {
