@@ -8,7 +8,9 @@ use cantle_abi::io::blkif::BlkifRequest;
 use cantle_blkback::image::{
     BlockImage, Completion, Finished, Geometry, ImageError, Io, IoOp, NullImage,
 };
-use cantle_blkback::test_utils::{BlkFront, Fault, FaultImage, FrontError, Transfer, World};
+use cantle_blkback::test_utils::{
+    BlkFront, Fault, FaultImage, Faults, FrontError, Transfer, World,
+};
 use cantle_blkback::{Backend, Progress};
 use cantle_xenstore::xenbus::XenbusState;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -128,7 +130,7 @@ pub fn run(data: &[u8]) {
             Action::Close => served = served && backend.close().is_ok_and(goes_on),
             Action::Image(0) => faults.plan(|_| Fault::Fail(ImageError::Host(5))),
             Action::Image(1) => faults.plan(|_| Fault::Hold),
-            Action::Image(_) => faults.release(),
+            Action::Image(_) => recover(&faults),
             Action::Entry(slot, page, flags, frame) => {
                 session.honest = false;
                 if let Some(page) = front.page(usize::from(slot % 32), usize::from(page % 11)) {
@@ -143,7 +145,7 @@ pub fn run(data: &[u8]) {
             return;
         }
     }
-    faults.release();
+    recover(&faults);
     let _ = front.kick();
     let _ = front.notify();
     if settle(&mut backend) && session.honest && backend.state() == XenbusState::CONNECTED {
@@ -251,6 +253,16 @@ fn sound(front: &BlkFront, operation: u8, sector: Odd, pages: u8) -> BlkifReques
 
 fn goes_on(progress: Progress) -> bool {
     progress != Progress::Finished
+}
+
+/// The image works again, and does what it has held back.
+fn recover(faults: &Faults) {
+    if faults.held() > 0 {
+        faults.release();
+    } else {
+        // A release of nothing would wake a back end that is not connected and does not ask its image.
+        faults.plan(|_| Fault::Pass);
+    }
 }
 
 /// Lets the back end work until it waits; false where it is finished.
