@@ -17,6 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::config::{DiskConfig, GuestConfig, NetConfig};
 use crate::error::SetupError;
 use crate::outcome::Stats;
+use crate::running::join;
 
 /// The major number of Xen's virtual disks (`xvda` and so on) in device numbers.
 const XVD_MAJOR: u32 = 202;
@@ -239,11 +240,32 @@ impl Device {
 }
 
 impl RunningDevice {
-    /// Waits for the thread's end and takes the counters.
-    pub(crate) fn join(self, stats: &mut Stats) {
+    /// Waits for the thread's end.
+    pub(crate) fn join(self) -> EndedDevice {
         match self {
             Self::Disk(name, counters, thread) => {
                 join(&name, thread);
+                EndedDevice::Disk(name, counters)
+            }
+            Self::Net(name, counters, thread) => {
+                join(&name, thread);
+                EndedDevice::Net(name, counters)
+            }
+        }
+    }
+}
+
+/// A device that is served no longer: what is left are its counters.
+pub(crate) enum EndedDevice {
+    Disk(String, Arc<cantle_blkback::Stats>),
+    Net(String, Arc<cantle_netback::Stats>),
+}
+
+impl EndedDevice {
+    /// Adds the device's counters to the machine's.
+    pub(crate) fn count(self, stats: &mut Stats) {
+        match self {
+            Self::Disk(name, counters) => {
                 let s = counters.snapshot();
                 let named = [
                     ("reads", s.reads),
@@ -258,8 +280,7 @@ impl RunningDevice {
                 ];
                 stats.disks.insert(name, owned(&named));
             }
-            Self::Net(name, counters, thread) => {
-                join(&name, thread);
+            Self::Net(name, counters) => {
                 let (tx, rx) = (counters.tx.counts(), counters.rx.counts());
                 let named = [
                     ("tx_packets", tx.packets),
@@ -274,12 +295,6 @@ impl RunningDevice {
                 stats.nets.insert(name, owned(&named));
             }
         }
-    }
-}
-
-fn join(name: &str, thread: JoinHandle<()>) {
-    if thread.join().is_err() {
-        tracing::error!(device = name, "a device's thread panicked");
     }
 }
 

@@ -49,6 +49,7 @@ mod machine;
 mod memory;
 mod outcome;
 mod ports;
+mod running;
 mod runstate;
 mod services;
 mod sleepers;

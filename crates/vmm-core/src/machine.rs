@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cantle_abi::grant_table::{GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE};
@@ -22,7 +21,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::boot::{self, BootConfig, KernelImage, layout};
 use crate::config::{Console, GuestConfig, MAX_VCPUS, MIN_MEMORY, TransportChoice};
 use crate::console::{ConsoleOutput, ConsoleRing};
-use crate::devices::{self, Device, Platform, RunningDevice};
+use crate::devices::{self, Device, Platform};
 use crate::domain::{Domain, Parts};
 use crate::error::SetupError;
 use crate::hypercall::HYPERCALL_PORT;
@@ -30,7 +29,8 @@ use crate::kvm::upcall::MsiUpcall;
 use crate::kvm::{cpuid, vcpu, vm};
 use crate::memory::GuestRam;
 use crate::outcome::{End, Outcome, Stats};
-use crate::services::{self, Subscriber, TimerEvents};
+use crate::running::Running;
+use crate::services::{Service, Subscriber, TimerEvents};
 use crate::store::StoreRing;
 use crate::timers::Timers;
 
@@ -63,9 +63,10 @@ impl Transport {
 pub struct Machine {
     domain: Arc<Domain>,
     vcpus: Vec<VcpuFd>,
-    services: Vec<(&'static str, Vec<Subscriber>)>,
+    services: Vec<Service>,
     devices: Vec<Device>,
     stop: EventFd,
+    store: Shared,
     transport: Transport,
     began: Instant,
 }
@@ -162,7 +163,7 @@ impl Machine {
         let (store_ring, console_ring) =
             rings(&domain, &dom0, &store, &config, console.input, output)?;
         let platform = Platform {
-            store,
+            store: store.clone(),
             channels: dom0,
             grants: Arc::new(InProcessMapper::new(tables, DomId::DOM0)),
             guest: GUEST,
@@ -181,6 +182,7 @@ impl Machine {
             ],
             devices,
             stop,
+            store,
             transport,
             began,
         })
@@ -206,92 +208,41 @@ impl Machine {
             services,
             devices,
             stop,
+            store,
             transport,
             began,
         } = self;
-        let mut host = Vec::new();
-        let mut running = Vec::new();
-        let started = start(
-            &domain,
-            (vcpus, services, devices),
-            &stop,
-            &mut host,
-            &mut running,
-        );
+        let mut running = Running::new(stop);
+        let started = running.start(&domain, services, devices, vcpus);
         let first_instruction = began.elapsed();
         if started.is_err() {
             domain.end(End::Destroyed);
         }
         let end = domain.wait_for_end();
         let run = began.elapsed().saturating_sub(first_instruction);
-        // The vCPUs first: while a guest runs, its host is whole.
-        let (vcpus, host): (Vec<_>, Vec<_>) = host.into_iter().partition(|thread| thread.is_vcpu);
-        vcpus.into_iter().for_each(Running::join);
-        if let Err(error) = stop.write(1) {
-            tracing::error!(%error, "the host's threads cannot be told to stop");
-        }
-        host.into_iter().for_each(Running::join);
+        let devices = running.join();
         let mut stats = stats(&domain, transport, first_instruction, run);
-        for device in running {
-            device.join(&mut stats);
+        for device in devices {
+            device.count(&mut stats);
         }
+        forget(&store);
         started.map(|()| Outcome { end, stats })
     }
 }
 
-/// A thread of the host.
-struct Running {
-    thread: JoinHandle<()>,
-    is_vcpu: bool,
-}
-
-impl Running {
-    fn join(self) {
-        if self.thread.join().is_err() {
-            tracing::error!("a thread of the host panicked");
-        }
+/// Takes the guest out of the store.
+fn forget(store: &Shared) {
+    let gone = store
+        .client(DomId::DOM0)
+        .map_err(|e| e.to_string())
+        .and_then(|client| toolstack::destroy_domain(&client, GUEST).map_err(|e| e.to_string()))
+        .and_then(|()| store.release(GUEST).map_err(|e| e.to_string()));
+    if let Err(error) = gone {
+        tracing::warn!(
+            error,
+            "the guest's nodes could not be taken out of xenstore"
+        );
     }
-}
-
-/// Starts all threads, the first vCPU last: the guest runs only where everything else does.
-fn start(
-    domain: &Arc<Domain>,
-    (vcpus, services, devices): (
-        Vec<VcpuFd>,
-        Vec<(&'static str, Vec<Subscriber>)>,
-        Vec<Device>,
-    ),
-    stop: &EventFd,
-    threads: &mut Vec<Running>,
-    running: &mut Vec<RunningDevice>,
-) -> Result<(), SetupError> {
-    for (name, subscribers) in services {
-        threads.push(Running {
-            thread: services::spawn(name, subscribers, stop)?,
-            is_vcpu: false,
-        });
-    }
-    for device in devices {
-        running.push(device.start(stop)?);
-    }
-    for (id, fd) in (0..)
-        .map(VcpuId)
-        .zip(vcpus)
-        .collect::<Vec<_>>()
-        .into_iter()
-        .rev()
-    {
-        let domain = domain.clone();
-        let thread = std::thread::Builder::new()
-            .name(format!("vcpu{id}"))
-            .spawn(move || vcpu::run(fd, id, &domain))
-            .map_err(SetupError::host("a vCPU's thread"))?;
-        threads.push(Running {
-            thread,
-            is_vcpu: true,
-        });
-    }
-    Ok(())
 }
 
 impl fmt::Debug for Machine {

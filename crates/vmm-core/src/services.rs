@@ -17,6 +17,9 @@ use crate::timers::TimerKind;
 /// A part of an event loop that may move to its thread.
 pub(crate) type Subscriber = Box<dyn MutEventSubscriber + Send>;
 
+/// A thread to be: its name, and what it serves.
+pub(crate) type Service = (&'static str, Vec<Subscriber>);
+
 /// Starts a thread that serves `subscribers` until `stop` is readable.
 pub(crate) fn spawn(
     name: &'static str,

@@ -1,6 +1,10 @@
 //! The probe guest, its console, and the things that tests give it.
 
-#![allow(dead_code, clippy::allow_attributes, reason = "some test programs use only a part of it, others all")]
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "some test programs use only a part of it, others all"
+)]
 
 use std::fs::File;
 use std::io::{Read, Seek};
