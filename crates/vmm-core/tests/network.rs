@@ -23,11 +23,10 @@ fn kvm_a_guest_pings_its_host() {
     if !have_kvm() || !have("/dev/net/tun", "no taps here") {
         return;
     }
-    // SAFETY: a new network namespace, of this thread alone (and of the machine's threads, which it makes); no descriptor
-    // table or memory is unshared.
-    if let Err(error) =
-        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
-    {
+    // SAFETY: a new network namespace, of this thread alone (and of the machine's threads, which it makes); no
+    // descriptor table or memory is unshared.
+    let unshared = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) };
+    if let Err(error) = unshared {
         assert!(
             std::env::var_os("CI").is_none(),
             "a network namespace: {error}"
