@@ -6,8 +6,8 @@
 use std::mem::{offset_of, size_of};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use cantle_abi::grant_table::{
     GTF_permit_access, GTF_reading, GTF_readonly, GTF_type_mask, GTF_writing, GrantEntryV1,
@@ -39,9 +39,34 @@ const _: () = assert!(
 );
 
 /// One entry: `header` is flags (low half) and domid (high half).
-pub(crate) struct Entry<'a> {
-    header: &'a AtomicU32,
-    frame: &'a AtomicU32,
+pub(crate) struct Entry<'a, W = AtomicU32> {
+    header: &'a W,
+    frame: &'a W,
+}
+
+/// One word of an entry. `core`'s atomic, and loom's in the model test.
+pub(crate) trait Word {
+    fn load(&self, order: Ordering) -> u32;
+    fn store(&self, value: u32, order: Ordering);
+    /// True where the word was `current`, and is `new` now.
+    fn exchange(&self, current: u32, new: u32, success: Ordering) -> bool;
+    fn fetch_and(&self, bits: u32, order: Ordering) -> u32;
+}
+
+impl Word for AtomicU32 {
+    fn load(&self, order: Ordering) -> u32 {
+        AtomicU32::load(self, order)
+    }
+    fn store(&self, value: u32, order: Ordering) {
+        AtomicU32::store(self, value, order);
+    }
+    fn exchange(&self, current: u32, new: u32, success: Ordering) -> bool {
+        self.compare_exchange(current, new, success, Relaxed)
+            .is_ok()
+    }
+    fn fetch_and(&self, bits: u32, order: Ordering) -> u32 {
+        AtomicU32::fetch_and(self, bits, order)
+    }
 }
 
 impl Entries {
@@ -89,7 +114,7 @@ fn header(flags: u16, domid: DomId) -> u32 {
     u32::from(flags) | u32::from(domid.0) << 16
 }
 
-impl Entry<'_> {
+impl<W: Word> Entry<'_, W> {
     /// Marks the entry as read (and, for `write`, written) by `grantee`, if it permits that, and returns its frame.
     ///
     /// `kind` are the flags that must say "access permitted" and nothing else. The frame is one that stood in the entry while
@@ -114,11 +139,7 @@ impl Entry<'_> {
             let marked = seen | want;
             // SeqCst, a full barrier: pairs with the guest's compare-and-swap that revokes; one of them comes first. It also
             // acquires the frame that the guest wrote before it wrote the flags.
-            if self
-                .header
-                .compare_exchange(seen, marked, SeqCst, Relaxed)
-                .is_err()
-            {
+            if !self.header.exchange(seen, marked, SeqCst) {
                 continue;
             }
             refused = Refused::Marked;
@@ -140,7 +161,8 @@ impl Entry<'_> {
 
     /// Writes an entry that nobody uses, as the guest itself would.
     pub(crate) fn write(&self, flags: u16, domid: DomId, frame: u32) {
-        self.header.store(0, SeqCst);
+        // Not a plain store: it comes after a mark or before it, in loom's view too.
+        self.header.fetch_and(0, SeqCst);
         self.frame.store(frame, SeqCst);
         self.header.store(header(flags, domid), SeqCst);
     }
@@ -149,8 +171,15 @@ impl Entry<'_> {
     #[cfg(any(test, feature = "test-utils"))]
     pub(crate) fn revoke(&self) -> bool {
         let in_use = u32::from(GTF_reading | GTF_writing);
-        let revoke = |seen| (seen & in_use == 0).then_some(0);
-        self.header.fetch_update(SeqCst, SeqCst, revoke).is_ok()
+        loop {
+            let seen = self.header.load(SeqCst);
+            if seen & in_use != 0 {
+                return false;
+            }
+            if self.header.exchange(seen, 0, SeqCst) {
+                return true;
+            }
+        }
     }
 
     /// The flags as they stand.
@@ -164,3 +193,6 @@ impl Entry<'_> {
 pub(crate) const KIND_FOR_COPY: u16 = GTF_type_mask;
 /// And a mapping: a part of a page cannot be mapped.
 pub(crate) const KIND_FOR_MAP: u16 = GTF_type_mask | cantle_abi::grant_table::GTF_sub_page;
+
+#[cfg(test)]
+mod tests;
