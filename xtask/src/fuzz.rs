@@ -1,6 +1,7 @@
 //! `cargo xtask fuzz`: the fuzz targets, which are a workspace of their own and need a nightly compiler.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -43,10 +44,19 @@ fn run(targets: &[String], seconds: u64) -> Result<()> {
     }
     for target in targets {
         eprintln!("fuzz: {target}, {seconds} s");
+        let folder = workspace::root().join("fuzz");
+        // The first corpus is the one that grows; the seeds are only read.
+        let corpus = Path::new("corpus").join(target);
+        let seeds = Path::new("corpus-seeds").join(target);
+        workspace::make(&folder.join(&corpus))?;
         let mut run = nightly();
-        run.current_dir(workspace::root().join("fuzz"))
-            .args(["fuzz", "run", "--fuzz-dir", ".", target, "--"])
-            .arg(format!("-max_total_time={seconds}"));
+        run.current_dir(&folder)
+            .args(["fuzz", "run", "--fuzz-dir", ".", target])
+            .arg(corpus);
+        if folder.join(&seeds).is_dir() {
+            run.arg(seeds);
+        }
+        run.arg("--").arg(format!("-max_total_time={seconds}"));
         process::run(&mut run)?;
     }
     Ok(())

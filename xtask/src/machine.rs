@@ -20,10 +20,11 @@ const FOR_PROGRAMS: &[Need] = &[
 /// To make and check the demo's disk.
 const FOR_DEMO: &[Need] = &[("e2fsprogs", Shown::File("/usr/sbin/mkfs.ext4"))];
 
-/// For tests: the C headers that layouts are compared with, and taps.
+/// For tests: the C headers that layouts are compared with, taps, the fuzzer's runtime.
 const FOR_TESTS: &[Need] = &[
     ("libxen-dev", Shown::File("/usr/include/xen/xen.h")),
     ("iproute2", Shown::File("/usr/sbin/ip")),
+    ("g++", Shown::Program("c++")),
 ];
 
 #[derive(Clone, Copy, Debug)]
