@@ -19,8 +19,8 @@ fn disk(path: &std::path::Path, read_only: bool) -> DiskConfig {
 }
 
 fn everything(transport: TransportChoice, option: &str) {
-    let image = tempfile::NamedTempFile::new().unwrap();
-    image.as_file().set_len(4 << 20).unwrap();
+    let image = tempfile::NamedTempFile::new().expect("a temporary file");
+    image.as_file().set_len(4 << 20).expect("a temporary file");
     let config = GuestConfig {
         vcpus: 2,
         transport,
