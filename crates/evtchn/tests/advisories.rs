@@ -13,6 +13,15 @@ use cantle_abi::{DomId, Errno, Port, SharedMemory, VcpuId};
 use cantle_evtchn::test_utils::HeapGuest;
 use cantle_evtchn::{EventChannels, EvtchnError, GuestConfig, Hub, PortState};
 
+/// Stops the other threads when the test's own part is done, or has failed.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 const V0: VcpuId = VcpuId(0);
 const A: DomId = DomId(1);
 const B: DomId = DomId(2);
@@ -124,6 +133,7 @@ fn xsa_343_reset_races() {
     let b = HeapGuest::new(&hub, B, 1, 64).unwrap();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 if let Ok(port) = a.domain.alloc_unbound(A, B)
@@ -141,7 +151,6 @@ fn xsa_343_reset_races() {
             a.domain.reset(DomId::SELF).unwrap();
             b.domain.reset(DomId::SELF).unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
     });
     a.domain.reset(A).unwrap();
     b.domain.reset(B).unwrap();

@@ -10,6 +10,15 @@ use cantle_abi::{DomId, Port, VcpuId};
 use cantle_evtchn::test_utils::HeapGuest;
 use cantle_evtchn::{EventChannels, Hub};
 
+/// Stops the other threads when the test's own part is done, or has failed.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 const V0: VcpuId = VcpuId(0);
 
 /// A xorshift: the same sequence in every run.
@@ -33,12 +42,17 @@ fn a_send_that_races_with_close_never_reaches_the_next_owner_of_the_port() {
     let stop = AtomicBool::new(false);
     let mut delivered = 0;
     thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 channel.notify().unwrap();
             }
         });
-        for _ in 0..20_000 {
+        let begin = Instant::now();
+        // Long enough for the two to run side by side, also on a busy machine.
+        while begin.elapsed() < Duration::from_secs(1)
+            || (delivered < 100 && begin.elapsed().as_secs() < 30)
+        {
             let port = guest
                 .domain
                 .bind_interdomain(DomId(0), channel.port())
@@ -55,7 +69,6 @@ fn a_send_that_races_with_close_never_reaches_the_next_owner_of_the_port() {
             }
             guest.domain.close(next).unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
     });
     assert!(delivered > 0, "the sender never hit an open port");
 }
@@ -182,6 +195,7 @@ fn domains_come_and_go_under_traffic() {
     let guest = HeapGuest::new(&hub, DomId(1), 1, 32).unwrap();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 let Ok(port) = guest.domain.alloc_unbound(DomId::SELF, DomId(0)) else {
@@ -206,6 +220,5 @@ fn domains_come_and_go_under_traffic() {
                 assert!(channel.notify().is_err(), "the domain has ended");
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }

@@ -17,6 +17,15 @@ use cantle_grant::{
     Access, CopyPiece, GrantMapper, GrantStatus, InProcessMapper, Local, TableConfig, Tables,
 };
 
+/// Stops the other threads when the test's own part is done, or has failed.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 const GUEST: DomId = DomId(1);
 const HOST: DomId = DomId(0);
 
@@ -50,6 +59,7 @@ fn xsa_218_map_unmap_race() {
     let gref = guest.grant(HOST, Gfn(0), false);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = Stop(&stop);
         for _ in 0..2 {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
@@ -74,7 +84,6 @@ fn xsa_218_map_unmap_race() {
             }
             thread::yield_now();
         }
-        stop.store(true, Ordering::Relaxed);
         assert!(ended > 0, "never free");
     });
 }
@@ -327,6 +336,7 @@ fn cve_2026_102703_no_piece_profits_from_another() {
     let mapper = InProcessMapper::new(tables.clone(), DomId(2));
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 if a.end_access(GrantRef(9)) {
@@ -349,7 +359,6 @@ fn cve_2026_102703_no_piece_profits_from_another() {
                 assert_eq!(buffer, if done { b"lent" } else { &[0; 4] });
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }
 

@@ -15,6 +15,15 @@ use cantle_grant::{
 };
 use proptest::prelude::*;
 
+/// Stops the other threads when the test's own part is done, or has failed.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 const GUEST: DomId = DomId(1);
 const FRAMES: u64 = 4;
 const GREFS: u32 = 4;
@@ -219,6 +228,7 @@ fn racing_mutator_never_shows_a_page_that_is_not_granted() {
     let hits = [AtomicU32::new(0), AtomicU32::new(0)];
     let begin = Instant::now();
     thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             let mut pause = 1u32;
             while !stop.load(Ordering::Relaxed) {
@@ -254,7 +264,6 @@ fn racing_mutator_never_shows_a_page_that_is_not_granted() {
         for user in users {
             user.join().unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
     });
     let hits = hits.map(|hits| hits.load(Ordering::Relaxed));
     assert!(
