@@ -19,8 +19,8 @@ impl Plan {
     /// For figures.
     pub(crate) fn usual() -> Self {
         Self {
-            rounds: 9,
-            slice: Duration::from_millis(40),
+            rounds: 15,
+            slice: Duration::from_millis(25),
         }
     }
 
@@ -32,10 +32,11 @@ impl Plan {
         }
     }
 
-    /// Fewer, longer rounds of the same total: for what needs time to settle, such as queues.
+    /// About half as many rounds, each so many times longer: for what needs time to settle, such as queues.
     pub(crate) fn longer(self, times: u32) -> Self {
         Self {
-            rounds: self.rounds.div_ceil(2).max(3),
+            // An odd number, whose median is a figure that was measured.
+            rounds: self.rounds.div_ceil(2).max(3) | 1,
             slice: self.slice * times,
         }
     }
