@@ -54,6 +54,8 @@ mod runstate;
 mod services;
 mod sleepers;
 mod store;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod test_utils;
 mod timers;
 
 pub use config::{

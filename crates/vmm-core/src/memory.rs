@@ -182,50 +182,49 @@ impl GuestRam {
         self.memory.read_obj(GuestAddress(gpa)).ok()
     }
 
-    /// Puts a heap page at a frame; it leaves the place where it was.
+    /// Puts a heap page at a frame; it leaves the place where it was, once it is at the new one.
     ///
     /// # Errors
     ///
-    /// `EINVAL` where KVM refuses the frame, `EBUSY` where another heap page is there, `ENOMEM` where mapping fails.
+    /// `EINVAL` where KVM refuses the frame, `EBUSY` where another heap page is there, `ENOMEM` where mapping fails; the page
+    /// is where it was then.
     pub(crate) fn place(&self, page: HeapPage, gfn: Gfn) -> Result<(), Errno> {
-        let addr = gfn.addr().ok_or(Errno::EINVAL)?;
         let mut map = self.lock();
         match map.placed.get(&gfn.0) {
             Some(there) if there.page == page => return Ok(()),
             Some(_) => return Err(Errno::EBUSY),
             None => {}
         }
-        if let Some(old) = map.place_of.get(&page.0).copied() {
-            self.unplace(&mut map, old)?;
-        }
-        let slot = match self.ram_page(gfn) {
-            Some((ptr, _)) => {
-                map_over(ptr, &self.heap_file, page.offset())?;
-                None
-            }
-            None => {
-                let slot = map.free_slots.pop().unwrap_or_else(|| {
-                    map.next_slot += 1;
-                    map.next_slot - 1
-                });
-                if set_slot(
-                    &self.vm,
-                    slot,
-                    addr,
-                    PAGE_SIZE as u64,
-                    self.heap_ptr(page).as_ptr(),
-                )
-                .is_err()
-                {
-                    map.free_slots.push(slot);
-                    return Err(Errno::EINVAL);
-                }
-                Some(slot)
-            }
-        };
+        let slot = self.map_page(&mut map, page, gfn)?;
         map.placed.insert(gfn.0, Placed { page, slot });
-        map.place_of.insert(page.0, gfn.0);
+        if let Some(old) = map.place_of.insert(page.0, gfn.0)
+            && let Err(errno) = self.unplace(&mut map, old)
+        {
+            map.place_of.insert(page.0, old);
+            // It was put there a moment ago; what cannot be undone stays known as placed.
+            let _ = self.unplace(&mut map, gfn.0);
+            return Err(errno);
+        }
         Ok(())
+    }
+
+    /// Maps a heap page over a frame of RAM, or gives KVM a slot for it elsewhere: returns that.
+    fn map_page(&self, map: &mut Physmap, page: HeapPage, gfn: Gfn) -> Result<Option<u32>, Errno> {
+        if let Some((ptr, _)) = self.ram_page(gfn) {
+            map_over(ptr, &self.heap_file, page.offset())?;
+            return Ok(None);
+        }
+        let addr = gfn.addr().ok_or(Errno::EINVAL)?;
+        let slot = map.free_slots.pop().unwrap_or_else(|| {
+            map.next_slot += 1;
+            map.next_slot - 1
+        });
+        let host = self.heap_ptr(page).as_ptr();
+        if set_slot(&self.vm, slot, addr, PAGE_SIZE as u64, host).is_err() {
+            map.free_slots.push(slot);
+            return Err(Errno::EINVAL);
+        }
+        Ok(Some(slot))
     }
 
     /// Takes whatever is at a frame away: a heap page, or RAM, which is then given back.
@@ -276,7 +275,10 @@ impl GuestRam {
             (None, Some((ptr, offset))) => map_over(ptr, &self.ram_file, offset)?,
             (None, None) => {}
         }
-        map.place_of.remove(&placed.page.0);
+        // Where the page has moved on already, that place stays.
+        if map.place_of.get(&placed.page.0) == Some(&gfn) {
+            map.place_of.remove(&placed.page.0);
+        }
         map.placed.remove(&gfn);
         Ok(())
     }

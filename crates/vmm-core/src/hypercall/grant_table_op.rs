@@ -20,8 +20,10 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
         return Err(Errno::E2BIG);
     }
     match cmd {
-        GNTTABOP_query_size => each(caller, list, count, query_size),
-        GNTTABOP_setup_table => each(caller, list, count.min(1), setup_table),
+        GNTTABOP_query_size | GNTTABOP_setup_table if count != 1 => Err(Errno::EINVAL),
+        GNTTABOP_query_size => each(caller, list, 1, query_size),
+        GNTTABOP_setup_table => each(caller, list, 1, setup_table),
+        GNTTABOP_set_version => set_version(caller, list),
         GNTTABOP_copy => each(caller, list, count, |caller, op: &mut GnttabCopy| {
             caller.domain().tables.guest_copy(caller.domain().domid, op);
             Ok(())
@@ -34,16 +36,6 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
                 Err(Errno::EPERM)
             }
         }),
-        GNTTABOP_set_version => each(
-            caller,
-            list,
-            count.min(1),
-            |caller, op: &mut GnttabSetVersion| {
-                let set = caller.domain().grants.set_version(op.version);
-                op.version = caller.domain().grants.version();
-                set
-            },
-        ),
         // This guest maps no other's grants: there is nothing in its frame space to map them at.
         GNTTABOP_map_grant_ref => each(caller, list, count, |_, op: &mut GnttabMapGrantRef| {
             op.status = GNTST_permission_denied;
@@ -80,6 +72,16 @@ fn is_self(caller: &Caller<'_>, dom: DomId) -> bool {
     dom.resolve(caller.domain().domid) == caller.domain().domid
 }
 
+/// The version in use is told also where the one that is wanted is refused.
+fn set_version(caller: &Caller<'_>, at: u64) -> Served {
+    let wanted: GnttabSetVersion = caller.read(at)?;
+    let grants = &caller.domain().grants;
+    let set = grants.set_version(wanted.version);
+    let version = grants.version();
+    caller.write(at, &GnttabSetVersion { version })?;
+    set.map(|()| 0)
+}
+
 fn query_size(caller: &Caller<'_>, op: &mut GnttabQuerySize) -> Result<(), Errno> {
     let grants = &caller.domain().grants;
     op.status = if is_self(caller, op.dom) {
@@ -113,3 +115,6 @@ fn setup_table(caller: &Caller<'_>, op: &mut GnttabSetupTable) -> Result<(), Err
     };
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,6 +65,8 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
         )?,
         // KVM keeps the TLBs right by itself.
         HVMOP_flush_tlbs if at == 0 => {}
+        // For chosen vCPUs only a device model may.
+        HVMOP_flush_tlbs => return Err(Errno::EINVAL),
         HVMOP_pagetable_dying => {}
         _ => return Err(Errno::ENOSYS),
     }
@@ -79,3 +81,6 @@ fn own(caller: &Caller<'_>, op: &XenHvmParam) -> Result<(), Errno> {
         Err(Errno::EPERM)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! `memory_op`: where pages are, and the balloon.
 
+use std::time::Instant;
+
 use cantle_abi::memory::{
     E820Entry, MEMOP_CMD_MASK, XENMAPIDX_grant_table_status, XENMAPSPACE_grant_table,
     XENMAPSPACE_shared_info, XENMEM_add_to_physmap, XENMEM_add_to_physmap_batch,
@@ -10,14 +12,14 @@ use cantle_abi::memory::{
 };
 use cantle_abi::{DomId, Errno, Gfn, PAGE_SHIFT};
 
-use super::{Call, Caller, Served};
+use super::{Call, Caller, LONGEST_CALL, Served};
 use crate::boot::layout;
 use crate::memory::HeapPage;
 
-/// The buffer is too small for the map.
-const ENOBUFS: Errno = Errno(105);
 /// The largest extent, as log2 of pages, that a guest may give or take at once: 2 MiB, as Xen lets guests.
 const MAX_ORDER: u32 = 9;
+/// The most places in one batch: several times the pages that there are to place, each of which takes KVM a while.
+const MOST_PLACES: u16 = 512;
 
 pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
     let (cmd, at) = (call.arg32(0), call.arg(1));
@@ -110,7 +112,13 @@ fn add(caller: &Caller<'_>, space: u16, idx: u64, gpfn: Gfn) -> Result<(), Errno
 fn add_batch(caller: &Caller<'_>, at: u64) -> Served {
     let op: XenAddToPhysmapBatch = caller.read(at)?;
     own(caller, op.domid)?;
+    if op.size > MOST_PLACES {
+        return Err(Errno::E2BIG);
+    }
     for index in 0..u64::from(op.size) {
+        if caller.domain().has_ended() {
+            break;
+        }
         let idx: u64 = caller.read(Caller::element::<u64>(op.idxs, index)?)?;
         let gpfn: Gfn = caller.read(Caller::element::<u64>(op.gpfns, index)?)?;
         let result = match add(caller, op.space, idx, gpfn) {
@@ -122,13 +130,11 @@ fn add_batch(caller: &Caller<'_>, at: u64) -> Served {
     Ok(0)
 }
 
+/// Stores as many entries as there is room for, and says how many (memory.h).
 fn memory_map(caller: &Caller<'_>, at: u64) -> Served {
     let mut op: XenMemoryMap = caller.read(at)?;
-    let map = layout::memory_map(caller.domain().ram.max_pages() << PAGE_SHIFT);
-    let room = usize::try_from(op.nr_entries).unwrap_or(usize::MAX);
-    if room < map.len() {
-        return Err(ENOBUFS);
-    }
+    let mut map = layout::memory_map(caller.domain().ram.max_pages() << PAGE_SHIFT);
+    map.truncate(usize::try_from(op.nr_entries).unwrap_or(usize::MAX));
     let halves = |v: u64| {
         let bytes = v.to_le_bytes();
         let (low, high) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>());
@@ -150,7 +156,8 @@ fn memory_map(caller: &Caller<'_>, at: u64) -> Served {
     Ok(0)
 }
 
-/// Gives pages back or takes them: returns how many extents were done, from `start` on, stopping at the first that cannot be.
+/// Gives pages back or takes them: returns how many extents were done, from `start` on, stopping at the first that cannot be,
+/// whose place in the list cannot be read, or when the call has taken its time.
 fn reservation(
     caller: &Caller<'_>,
     at: u64,
@@ -164,11 +171,17 @@ fn reservation(
     }
     // More extents than the guest has pages cannot all succeed: the work is bounded by its own size.
     let most = op.nr_extents.min(caller.domain().ram.max_pages());
+    let until = Instant::now() + LONGEST_CALL;
     for extent in start..most {
-        if caller.domain().has_ended() {
+        if caller.domain().has_ended() || Instant::now() > until {
             return Ok(pages(extent));
         }
-        let first: Gfn = caller.read(Caller::element::<u64>(op.extent_start, extent)?)?;
+        // The guest learns of those that were done, whatever becomes of the others.
+        let Ok(first) =
+            Caller::element::<u64>(op.extent_start, extent).and_then(|at| caller.read::<Gfn>(at))
+        else {
+            return Ok(pages(extent));
+        };
         for offset in 0..1_u64 << op.extent_order {
             if !first
                 .0
@@ -181,3 +194,6 @@ fn reservation(
     }
     Ok(pages(most))
 }
+
+#[cfg(test)]
+mod tests;

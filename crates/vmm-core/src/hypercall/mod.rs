@@ -23,6 +23,8 @@ mod sched_op;
 mod vcpu_op;
 mod xen_version;
 
+use std::time::Duration;
+
 use cantle_abi::Errno;
 use cantle_abi::xen;
 
@@ -33,6 +35,10 @@ pub(crate) use xen_version::XEN_VERSION;
 /// The I/O port that hypercalls arrive by where the kernel does not intercept them. It fits the two-byte `out`, and no PC
 /// hardware that a PVH guest looks for is there.
 pub(crate) const HYPERCALL_PORT: u8 = 0xe8;
+
+/// How long the calls go on that may do a part of their work and say so. Xen preempts those at about that age and continues
+/// them later; here the guest makes another call.
+const LONGEST_CALL: Duration = Duration::from_millis(200);
 
 /// A hypercall as it came.
 #[derive(Clone, Copy, Debug)]

@@ -1,10 +1,12 @@
 //! `multicall`: many calls in one.
 
+use std::time::Instant;
+
 use cantle_abi::Errno;
 use cantle_abi::xen::__HYPERVISOR_multicall;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{Call, Caller, Served, dispatch};
+use super::{Call, Caller, LONGEST_CALL, Served, dispatch};
 
 /// The most calls in one; more must be asked for in several.
 const MOST: u32 = 4096;
@@ -23,6 +25,7 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
     if count > MOST {
         return Err(Errno::E2BIG);
     }
+    let until = Instant::now() + LONGEST_CALL;
     for index in 0..u64::from(count) {
         if caller.domain().has_ended() {
             break;
@@ -33,6 +36,9 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
         // No call within a call within a call: the work stays bounded.
         entry.result = if entry.op == u64::from(__HYPERVISOR_multicall) {
             Errno::EINVAL.to_ret()
+        } else if Instant::now() > until {
+            // Not done, and the guest is told so: the calls before it have taken their time.
+            Errno::EBUSY.to_ret()
         } else {
             dispatch(
                 caller,
