@@ -39,11 +39,16 @@ impl ConsoleOutput {
         let mut rest = bytes;
         while !rest.is_empty() {
             let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
-            if matches!(poll(&mut fds, Some(&PATIENCE)), Ok(0)) {
-                if give_up() {
-                    return;
+            match poll(&mut fds, Some(&PATIENCE)) {
+                // Interrupted: perhaps by the end of the domain, and the output may still be full.
+                Ok(0) | Err(rustix::io::Errno::INTR) => {
+                    if give_up() {
+                        return;
+                    }
+                    continue;
                 }
-                continue;
+                Ok(_) => {}
+                Err(_) => return,
             }
             match rustix::io::write(&self.fd, rest) {
                 Ok(n) => rest = rest.get(n..).unwrap_or_default(),
@@ -227,3 +232,6 @@ impl<F> Drop for ConsoleRing<F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

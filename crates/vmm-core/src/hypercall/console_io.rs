@@ -36,3 +36,6 @@ fn write(caller: &Caller<'_>, count: u32, from: u64) -> Served {
     }
     Ok(0)
 }
+
+#[cfg(test)]
+mod tests;
