@@ -66,7 +66,9 @@ const LARGE: u64 = 1 << 7;
 /// Addresses are mapped to themselves by page tables in guest memory: RAM by small pages, the special pages by a large one.
 pub struct Harness {
     domain: Arc<Domain>,
-    _channels: Vec<Box<dyn Channel>>,
+    /// The host's ends, kept open.
+    #[cfg_attr(not(test), expect(dead_code, reason = "they are only to stay"))]
+    channels: Vec<Box<dyn Channel>>,
 }
 
 impl Harness {
@@ -156,10 +158,7 @@ impl Harness {
                 .expect("domain 0 binds it")
         };
         let channels = rings.into_iter().map(connect).collect();
-        let harness = Self {
-            domain,
-            _channels: channels,
-        };
+        let harness = Self { domain, channels };
         harness.map_memory();
         Some(harness)
     }
@@ -261,6 +260,12 @@ impl Harness {
     #[must_use]
     pub fn unknown_hypercalls(&self) -> BTreeMap<u64, u64> {
         self.domain.counters().unknown_hypercalls()
+    }
+
+    /// The host's end of the console's channel, once.
+    #[cfg(test)]
+    pub(crate) fn console_channel(&mut self) -> Option<Box<dyn Channel>> {
+        self.channels.pop()
     }
 
     #[cfg(test)]

@@ -117,6 +117,12 @@ impl MsiUpcall {
             self.look_after(before.saturating_mul(2).clamp(FIRST_LOOK, LAST_LOOK));
         } else {
             self.look_after(0);
+            // Awaited since it was looked at above: the timer that was set for it is the one just stopped. Sequentially
+            // consistent: `raise` stores before it sets the timer, this loads after it is stopped.
+            let awaited = |target: &Target| target.progress.load(Ordering::SeqCst) == AWAITED;
+            if self.vcpus.iter().any(awaited) {
+                self.look_after(FIRST_LOOK);
+            }
         }
     }
 
@@ -162,7 +168,7 @@ impl Upcall for MsiUpcall {
             return;
         };
         if target.progress.load(Ordering::Relaxed) != CONFIRMED {
-            target.progress.store(AWAITED, Ordering::Relaxed);
+            target.progress.store(AWAITED, Ordering::SeqCst);
             self.look_after(FIRST_LOOK);
         }
         self.send(vcpu, target);

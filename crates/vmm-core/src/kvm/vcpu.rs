@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cantle_abi::{PAGE_SIZE, VcpuId};
-use kvm_bindings::{CpuId, Msrs, kvm_msr_entry, kvm_regs, kvm_segment};
+use kvm_bindings::{
+    CpuId, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, Msrs, kvm_msr_entry, kvm_regs,
+    kvm_segment,
+};
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
@@ -108,6 +111,14 @@ pub(crate) fn install_kick_handler() -> Result<(), SetupError> {
     register_signal_handler(kick_signal(), nothing).map_err(SetupError::host("the vCPU signal"))
 }
 
+/// Interrupts a thread's system calls as a kick does.
+#[cfg(test)]
+pub(crate) fn interrupt<T>(thread: &std::thread::JoinHandle<T>) {
+    use std::os::unix::thread::JoinHandleExt;
+    // SAFETY: a thread that is not joined keeps its number, and the handle says that it is not; the handler does nothing.
+    unsafe { libc::pthread_kill(thread.as_pthread_t(), kick_signal()) };
+}
+
 /// Makes a vCPU.
 pub(crate) fn create(vm: &VmFd, id: VcpuId) -> Result<VcpuFd, SetupError> {
     vm.create_vcpu(id.0.into())
@@ -190,9 +201,41 @@ enum After {
     PortCall,
     /// A hypercall that the kernel intercepted; it stands in the exit.
     XenCall,
-    /// The guest asks for a hypercall page there.
-    HypercallPage(u64),
     End(End),
+}
+
+/// A thread that runs a vCPU, known to the vCPU's handle until it stops to.
+struct Attached<'a> {
+    handle: &'a VcpuHandle,
+    domain: &'a Domain,
+}
+
+impl<'a> Attached<'a> {
+    fn new(handle: &'a VcpuHandle, domain: &'a Domain, fd: &mut VcpuFd) -> Self {
+        handle.attach(fd);
+        Self { handle, domain }
+    }
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        // In any case before the run structure goes, which kickers write to.
+        self.handle.detach();
+        if std::thread::panicking() {
+            let why = "the host failed to run a vCPU".into();
+            self.domain.end(End::Crash(why));
+        }
+    }
+}
+
+/// Whether a vCPU has been started by the guest: one that was only kicked while it waited for that has not.
+fn has_started(fd: &VcpuFd) -> bool {
+    fd.get_mp_state().map_or(true, |state| {
+        !matches!(
+            state.mp_state,
+            KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED
+        )
+    })
 }
 
 /// Runs a vCPU in the calling thread until the domain ends.
@@ -200,7 +243,7 @@ pub(crate) fn run(mut fd: VcpuFd, id: VcpuId, domain: &Arc<Domain>) {
     let Some(handle) = domain.handle(id) else {
         return;
     };
-    handle.attach(&mut fd);
+    let attached = Attached::new(handle, domain, &mut fd);
     let mut meter = Meter::start(id);
     loop {
         fd.set_kvm_immediate_exit(0);
@@ -217,13 +260,14 @@ pub(crate) fn run(mut fd: VcpuFd, id: VcpuId, domain: &Arc<Domain>) {
             After::Nothing => {}
             After::PortCall => port_call(&mut fd, id, domain),
             After::XenCall => xen_call(&mut fd, id, domain),
-            After::HypercallPage(gpa) => fill_hypercall_page(domain, gpa),
             After::End(end) => domain.end(with_registers(end, &fd, id)),
         }
-        handle.has_run.store(true, Ordering::Relaxed);
+        if !handle.has_run() && has_started(&fd) {
+            handle.has_run.store(true, Ordering::Relaxed);
+        }
         meter.refresh(&domain.runstates, &domain.ram, || domain.system_time_ns());
     }
-    handle.detach();
+    drop(attached);
     if let (Ok(regs), Ok(state)) = (fd.get_regs(), fd.get_mp_state()) {
         tracing::debug!(vcpu = %id, rip = format!("{:#x}", regs.rip), mp_state = state.mp_state, "vCPU stopped");
     }
@@ -266,14 +310,10 @@ fn enter(fd: &mut VcpuFd, domain: &Domain) -> After {
         }
         Ok(VcpuExit::X86Wrmsr(msr)) => {
             count(Exit::MsrWrite);
-            if msr.index == HYPERCALL_MSR {
-                *msr.error = 0;
-                After::HypercallPage(msr.data)
-            } else {
-                // The guest gets a general protection fault, as for an MSR that is not there.
-                *msr.error = 1;
-                After::Nothing
-            }
+            let done = msr.index == HYPERCALL_MSR && fill_hypercall_page(domain, msr.data);
+            // Otherwise the guest gets a general protection fault, as for an MSR that is not there.
+            *msr.error = u8::from(!done);
+            After::Nothing
         }
         Ok(VcpuExit::X86Rdmsr(msr)) => {
             count(Exit::MsrRead);
@@ -341,18 +381,11 @@ fn xen_call(fd: &mut VcpuFd, id: VcpuId, domain: &Domain) {
     hcall.result = hypercall::dispatch(&caller, &call).cast_unsigned();
 }
 
-fn fill_hypercall_page(domain: &Domain, gpa: u64) {
-    let page = gpa & !(PAGE_SIZE as u64 - 1);
-    if domain
-        .ram
-        .write(page, &hypercall::page::contents())
-        .is_err()
-    {
-        tracing::warn!(
-            gpa,
-            "the guest asked for a hypercall page outside of its RAM"
-        );
-    }
+/// Writes the hypercall page at a guest-physical address; false where it cannot be: as in Xen, where it is not the beginning of
+/// a page of memory (the low bits would name another page, and there is one only).
+fn fill_hypercall_page(domain: &Domain, gpa: u64) -> bool {
+    gpa.is_multiple_of(PAGE_SIZE as u64)
+        && domain.ram.write(gpa, &hypercall::page::contents()).is_ok()
 }
 
 fn keep_clock(fd: &VcpuFd, id: VcpuId, gpa: u64) {
@@ -387,4 +420,46 @@ fn with_registers(end: End, fd: &VcpuFd, id: VcpuId) -> End {
         sregs.cr3,
         sregs.cr4
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::kvm::vm;
+    use crate::test_utils::{Harness, MEMORY};
+
+    #[test]
+    fn kvm_a_vcpu_that_is_kicked_before_it_was_started_is_not_up() {
+        let Some(h) = Harness::new() else { return };
+        install_kick_handler().unwrap();
+        let vm = vm::create(&vm::open().unwrap()).unwrap();
+        let fd = create(&vm, VcpuId(1)).unwrap();
+        let thread = std::thread::spawn({
+            let domain = h.domain().clone();
+            move || run(fd, VcpuId(1), &domain)
+        });
+        let until = Instant::now() + std::time::Duration::from_secs(10);
+        let interrupted = || h.domain().counters().exits().contains_key("interrupted");
+        while !interrupted() && Instant::now() < until {
+            // Somewhere outside of memory, too: the clock is then nowhere.
+            h.domain().handle(VcpuId(1)).unwrap().set_clock(MEMORY * 2);
+            std::thread::yield_now();
+        }
+        let up = h.domain().is_up(VcpuId(1));
+        h.domain().end(End::Destroyed);
+        thread.join().unwrap();
+        assert!(interrupted() && !up);
+    }
+
+    #[test]
+    fn kvm_a_hypercall_page_is_a_page_of_memory() {
+        let Some(h) = Harness::new() else { return };
+        assert!(fill_hypercall_page(h.domain(), 0x80_0000));
+        assert_eq!(h.get::<[u8; 3]>(0x80_0000), [0xb8, 0, 0]);
+        for nowhere in [MEMORY, 0x80_0001, u64::MAX, !0xfff] {
+            assert!(!fill_hypercall_page(h.domain(), nowhere));
+        }
+    }
 }
