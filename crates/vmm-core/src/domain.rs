@@ -22,6 +22,9 @@ use crate::outcome::End;
 use crate::runstate::Runstates;
 use crate::timers::Timers;
 
+/// No shutdown code is latched.
+const NO_CODE: u32 = u32::MAX;
+
 /// The parts a domain is made of, each made by its own crate or module.
 pub(crate) struct Parts {
     pub(crate) domid: DomId,
@@ -82,7 +85,7 @@ impl Domain {
             handles: each().map(|_| VcpuHandle::default()).collect(),
             own_clock: each().map(|_| AtomicBool::new(false)).collect(),
             counters: Counters::default(),
-            shutdown_code: AtomicU32::new(0),
+            shutdown_code: AtomicU32::new(NO_CODE),
             ended: AtomicBool::new(false),
             end: Mutex::new(None),
             end_changed: Condvar::new(),
@@ -193,8 +196,23 @@ impl Domain {
         }
     }
 
-    pub(crate) fn set_shutdown_code(&self, reason: u32) {
-        self.shutdown_code.store(reason, Ordering::Relaxed);
+    /// Keeps a reason for the shutdown to come; the first one counts.
+    pub(crate) fn latch_shutdown_code(&self, reason: u32) {
+        // Where there is one already, that one stays.
+        let _ = self.shutdown_code.compare_exchange(
+            NO_CODE,
+            reason,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+    }
+
+    /// The reason of a shutdown: what was latched before, or else what the shutdown itself says.
+    pub(crate) fn shutdown_reason(&self, reason: u32) -> u32 {
+        match self.shutdown_code.load(Ordering::Relaxed) {
+            NO_CODE => reason,
+            latched => latched,
+        }
     }
 
     /// Whether the run is over; cheap.

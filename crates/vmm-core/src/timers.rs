@@ -2,13 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cantle_abi::{Errno, VcpuId};
 use kvm_ioctls::VmFd;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
+    timerfd_gettime, timerfd_settime,
 };
 
 use crate::kvm::vm::system_time_ns;
@@ -34,6 +34,8 @@ pub(crate) struct Timers {
     singleshot: Vec<OwnedFd>,
     periodic: Vec<OwnedFd>,
     watchdogs: Vec<OwnedFd>,
+    /// Whose turn it is to start or stop a watchdog.
+    turn: Mutex<()>,
 }
 
 impl Timers {
@@ -54,6 +56,7 @@ impl Timers {
             singleshot: make(vcpus)?,
             periodic: make(vcpus)?,
             watchdogs: make(WATCHDOGS)?,
+            turn: Mutex::new(()),
         })
     }
 
@@ -96,12 +99,20 @@ impl Timers {
     }
 
     /// Starts (`id` 0), feeds or stops (`timeout_s` 0) a watchdog; returns its number, from 1, or 0 for one that was there.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC` where all run; `EINVAL` where that one does not, or one is started that would expire at once.
     pub(crate) fn watchdog(&self, id: u32, timeout_s: u32) -> Result<u32, Errno> {
         let ns = u64::from(timeout_s).saturating_mul(1_000_000_000);
+        // Two vCPUs do not start the same one.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         if id == 0 {
+            if timeout_s == 0 {
+                return Err(Errno::EINVAL);
+            }
             for (number, fd) in (1_u32..).zip(&self.watchdogs) {
-                let current = rustix::time::timerfd_gettime(fd).map_err(|_| Errno::EINVAL)?;
-                if current.it_value.tv_sec == 0 && current.it_value.tv_nsec == 0 {
+                if !runs(fd)? {
                     set(fd, ns, 0)?;
                     return Ok(number);
                 }
@@ -109,9 +120,18 @@ impl Timers {
             return Err(Errno::ENOSPC);
         }
         let index = usize::try_from(id - 1).map_err(|_| Errno::EINVAL)?;
-        set(self.watchdogs.get(index).ok_or(Errno::EINVAL)?, ns, 0)?;
+        let fd = self.watchdogs.get(index).ok_or(Errno::EINVAL)?;
+        if !runs(fd)? {
+            return Err(Errno::EINVAL);
+        }
+        set(fd, ns, 0)?;
         Ok(0)
     }
+}
+
+fn runs(fd: &OwnedFd) -> Result<bool, Errno> {
+    let left = timerfd_gettime(fd).map_err(|_| Errno::EINVAL)?.it_value;
+    Ok(left.tv_sec != 0 || left.tv_nsec != 0)
 }
 
 fn set(fd: &OwnedFd, first_ns: u64, period_ns: u64) -> Result<(), Errno> {

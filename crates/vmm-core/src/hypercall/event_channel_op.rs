@@ -97,3 +97,6 @@ fn fill(op: &mut EvtchnStatus, status: Status) {
         PortState::Ipi => (EVTCHNSTAT_ipi, 0, 0),
     };
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,3 +100,6 @@ fn serve(caller: &Caller<'_>, call: &Call) -> Served {
         _ => Err(Errno::ENOSYS),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,3 +52,6 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
     }
     Ok(0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,11 +27,12 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
         SCHEDOP_poll => poll(caller, at)?,
         SCHEDOP_shutdown => {
             let op: SchedShutdown = caller.read(at)?;
-            caller.domain().end(end_of(op.reason));
+            let reason = caller.domain().shutdown_reason(op.reason);
+            caller.domain().end(end_of(reason));
         }
         SCHEDOP_shutdown_code => {
             let op: SchedShutdown = caller.read(at)?;
-            caller.domain().set_shutdown_code(op.reason);
+            caller.domain().latch_shutdown_code(op.reason);
         }
         SCHEDOP_watchdog => {
             let op: SchedWatchdog = caller.read(at)?;
@@ -99,3 +100,6 @@ fn wait(caller: &Caller<'_>, ports: &[Port], until: Instant) {
             || domain.has_ended()
     });
 }
+
+#[cfg(test)]
+mod tests;

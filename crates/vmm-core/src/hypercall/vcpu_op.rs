@@ -121,3 +121,6 @@ pub(super) fn vm_assist(caller: &Caller<'_>, call: &Call) -> Served {
         .set_update_flag(cmd == VMASST_CMDS.start);
     Ok(0)
 }
+
+#[cfg(test)]
+mod tests;

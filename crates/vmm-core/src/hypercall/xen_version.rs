@@ -55,3 +55,6 @@ fn text<const N: usize>(text: &str) -> [u8; N] {
     }
     buf
 }
+
+#[cfg(test)]
+mod tests;
