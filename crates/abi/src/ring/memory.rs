@@ -53,6 +53,8 @@ impl<Q, S, M: SharedMemory> Slots<Q, S, M> {
         size_of::<Q>().is_multiple_of(4) && size_of::<S>().is_multiple_of(4),
         "requests and responses are whole 32-bit words"
     );
+    /// Slots begin at multiples of 8 bytes, so that what is in them can be copied by 64-bit words.
+    const WIDE: bool = Self::SLOT_SIZE.is_multiple_of(8);
 
     /// `None` where not even one slot fits.
     pub(super) fn new(memory: M) -> Option<Self> {
@@ -95,7 +97,7 @@ impl<Q, S, M: SharedMemory> Slots<Q, S, M> {
         Q: FromBytes,
     {
         // SAFETY: the slot is at least as large as a request.
-        unsafe { copy_out(self.slot(index)) }
+        unsafe { copy_out(self.slot(index), Self::WIDE) }
     }
 
     /// Copies a response out: each word is read once.
@@ -104,7 +106,7 @@ impl<Q, S, M: SharedMemory> Slots<Q, S, M> {
         S: FromBytes,
     {
         // SAFETY: the slot is at least as large as a response.
-        unsafe { copy_out(self.slot(index)) }
+        unsafe { copy_out(self.slot(index), Self::WIDE) }
     }
 
     pub(super) fn write_request(&self, index: u32, request: &Q)
@@ -112,7 +114,7 @@ impl<Q, S, M: SharedMemory> Slots<Q, S, M> {
         Q: IntoBytes + Immutable,
     {
         // SAFETY: the slot is at least as large as a request.
-        unsafe { copy_in(self.slot(index), request.as_bytes()) }
+        unsafe { copy_in(self.slot(index), request.as_bytes(), Self::WIDE) }
     }
 
     pub(super) fn write_response(&self, index: u32, response: &S)
@@ -120,36 +122,55 @@ impl<Q, S, M: SharedMemory> Slots<Q, S, M> {
         S: IntoBytes + Immutable,
     {
         // SAFETY: the slot is at least as large as a response.
-        unsafe { copy_in(self.slot(index), response.as_bytes()) }
+        unsafe { copy_in(self.slot(index), response.as_bytes(), Self::WIDE) }
     }
 }
 
-/// Copies a `T` out of shared memory, each 32-bit word read once.
+/// Copies a `T` out of shared memory, each word read once: 64-bit words where `wide` and the size allow it, else 32-bit ones.
 ///
 /// # Safety
 ///
-/// `from` is valid for volatile reads of `size_of::<T>()` bytes, which is a multiple of 4.
-unsafe fn copy_out<T: FromBytes>(from: NonNull<u32>) -> T {
+/// `from` is valid for volatile reads of `size_of::<T>()` bytes, which is a multiple of 4, and aligned to 8 where `wide`.
+unsafe fn copy_out<T: FromBytes>(from: NonNull<u32>, wide: bool) -> T {
     let mut copy = MaybeUninit::<T>::uninit();
-    let to = copy.as_mut_ptr().cast::<u32>();
-    for word in 0..size_of::<T>() / 4 {
-        // SAFETY: the caller vouches for the source; the target has the same number of words. It may be aligned to less
-        // than a word, hence the unaligned write.
-        unsafe { to.add(word).write_unaligned(from.add(word).read_volatile()) };
+    if wide && size_of::<T>().is_multiple_of(8) {
+        let (from, to) = (from.cast::<u64>(), copy.as_mut_ptr().cast::<u64>());
+        for word in 0..size_of::<T>() / 8 {
+            // SAFETY: the caller vouches for the source and its alignment; the target has the same number of words. It may be
+            // aligned to less than a word, hence the unaligned write.
+            unsafe { to.add(word).write_unaligned(from.add(word).read_volatile()) };
+        }
+    } else {
+        let to = copy.as_mut_ptr().cast::<u32>();
+        for word in 0..size_of::<T>() / 4 {
+            // SAFETY: as above, by 32-bit words.
+            unsafe { to.add(word).write_unaligned(from.add(word).read_volatile()) };
+        }
     }
     // SAFETY: all bytes were written, and any bytes are a valid `T` by `FromBytes`.
     unsafe { copy.assume_init() }
 }
 
-/// Copies bytes into shared memory by 32-bit words.
+/// Copies bytes into shared memory by words, 64-bit ones where `wide` and the length allow it.
 ///
 /// # Safety
 ///
-/// `to` is valid for volatile writes of `bytes.len()` bytes, which is a multiple of 4.
-unsafe fn copy_in(to: NonNull<u32>, bytes: &[u8]) {
-    for (word, chunk) in bytes.as_chunks::<4>().0.iter().enumerate() {
-        // SAFETY: the caller vouches for the target.
-        unsafe { to.add(word).write_volatile(u32::from_ne_bytes(*chunk)) };
+/// `to` is valid for volatile writes of `bytes.len()` bytes, which is a multiple of 4, and aligned to 8 where `wide`.
+unsafe fn copy_in(to: NonNull<u32>, bytes: &[u8], wide: bool) {
+    if wide && bytes.len().is_multiple_of(8) {
+        for (word, chunk) in bytes.as_chunks::<8>().0.iter().enumerate() {
+            // SAFETY: the caller vouches for the target and its alignment.
+            unsafe {
+                to.cast::<u64>()
+                    .add(word)
+                    .write_volatile(u64::from_ne_bytes(*chunk))
+            };
+        }
+    } else {
+        for (word, chunk) in bytes.as_chunks::<4>().0.iter().enumerate() {
+            // SAFETY: the caller vouches for the target.
+            unsafe { to.add(word).write_volatile(u32::from_ne_bytes(*chunk)) };
+        }
     }
 }
 
