@@ -106,6 +106,11 @@ impl Domain {
         system_time_ns(&self.vm)
     }
 
+    #[cfg(test)]
+    pub(crate) fn vm(&self) -> &VmFd {
+        &self.vm
+    }
+
     pub(crate) fn handle(&self, vcpu: VcpuId) -> Option<&VcpuHandle> {
         self.handles.get(usize::try_from(vcpu.0).ok()?)
     }

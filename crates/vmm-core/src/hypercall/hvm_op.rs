@@ -52,6 +52,9 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
             if !domain.upcall.set_vector(VcpuId(op.vcpu), op.vector) {
                 return Err(Errno::ENOENT);
             }
+            if let Some(handle) = domain.handle(VcpuId(op.vcpu)) {
+                handle.renew();
+            }
             // What was pending before there was a vector would otherwise wait for the next event.
             if domain.ports.upcall_pending(VcpuId(op.vcpu)) {
                 domain.upcall.raise(VcpuId(op.vcpu));

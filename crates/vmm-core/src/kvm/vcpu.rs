@@ -36,6 +36,8 @@ pub(crate) struct VcpuHandle {
     thread: Mutex<Option<Running>>,
     /// Where its clock is to be kept; 0 for nothing new.
     clock: AtomicU64,
+    /// The guest is about to start it anew.
+    renewed: AtomicBool,
     has_run: AtomicBool,
 }
 
@@ -71,6 +73,12 @@ impl VcpuHandle {
     pub(crate) fn set_clock(&self, gpa: u64) {
         self.clock.store(gpa, Ordering::SeqCst);
         self.kick();
+    }
+
+    /// The guest prepares to start the vCPU anew, which makes KVM forget its clock. It learns the place again when the vCPU makes
+    /// its first hypercall then: nothing tells of the reset itself.
+    pub(crate) fn renew(&self) {
+        self.renewed.store(true, Ordering::Relaxed);
     }
 
     /// Whether the vCPU has ever run guest code.
@@ -197,6 +205,8 @@ fn enter_pvh(fd: &VcpuFd, entry: &Entry) -> Result<(), SetupError> {
 /// What an exit asks for that needs more than the exit itself.
 enum After {
     Nothing,
+    /// The vCPU waited to be started and was reset, which comes before the start.
+    Reset,
     /// A hypercall by port; its registers are in the shared page.
     PortCall,
     /// A hypercall that the kernel intercepted; it stands in the exit.
@@ -245,6 +255,7 @@ pub(crate) fn run(mut fd: VcpuFd, id: VcpuId, domain: &Arc<Domain>) {
     };
     let attached = Attached::new(handle, domain, &mut fd);
     let mut meter = Meter::start(id);
+    let mut clock = 0;
     loop {
         fd.set_kvm_immediate_exit(0);
         // Pairs with the fence in `kick`.
@@ -252,12 +263,24 @@ pub(crate) fn run(mut fd: VcpuFd, id: VcpuId, domain: &Arc<Domain>) {
         if domain.has_ended() {
             break;
         }
-        let clock = handle.clock.swap(0, Ordering::SeqCst);
-        if clock != 0 {
+        let asked = handle.clock.swap(0, Ordering::SeqCst);
+        if asked != 0 {
+            clock = asked;
             keep_clock(&fd, id, clock);
         }
-        match enter(&mut fd, domain) {
+        let after = enter(&mut fd, domain);
+        if matches!(after, After::PortCall | After::XenCall)
+            && handle.renewed.load(Ordering::Relaxed)
+            && handle.renewed.swap(false, Ordering::Relaxed)
+            && clock != 0
+        {
+            keep_clock(&fd, id, clock);
+        }
+        match after {
             After::Nothing => {}
+            // The reset made KVM forget where the clock is.
+            After::Reset if clock != 0 => keep_clock(&fd, id, clock),
+            After::Reset => {}
             After::PortCall => port_call(&mut fd, id, domain),
             After::XenCall => xen_call(&mut fd, id, domain),
             After::End(end) => domain.end(with_registers(end, &fd, id)),
@@ -338,9 +361,13 @@ fn enter(fd: &mut VcpuFd, domain: &Domain) -> After {
         Ok(other) => After::End(End::Crash(format!(
             "an exit that has no meaning here: {other:?}"
         ))),
-        Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {
+        Err(e) if e.errno() == libc::EINTR => {
             count(Exit::Interrupted);
             After::Nothing
+        }
+        Err(e) if e.errno() == libc::EAGAIN => {
+            count(Exit::Interrupted);
+            After::Reset
         }
         Err(e) => After::End(End::Crash(format!("KVM_RUN: {e}"))),
     }
@@ -426,6 +453,8 @@ fn with_registers(end: End, fd: &VcpuFd, id: VcpuId) -> End {
 mod tests {
     use std::time::Instant;
 
+    use cantle_abi::xen::VcpuTimeInfo;
+
     use super::*;
     use crate::kvm::vm;
     use crate::test_utils::{Harness, MEMORY};
@@ -451,6 +480,62 @@ mod tests {
         h.domain().end(End::Destroyed);
         thread.join().unwrap();
         assert!(interrupted() && !up);
+    }
+
+    /// `KVM_SIGNAL_MSI` with a delivery mode.
+    fn send(vm: &VmFd, vcpu: u32, mode: u32, vector: u32) {
+        let msi = kvm_bindings::kvm_msi {
+            address_lo: 0xfee0_0000 | (vcpu << 12),
+            data: (mode << 8) | (1 << 14) | vector,
+            ..Default::default()
+        };
+        assert!(vm.signal_msi(msi).unwrap() > 0);
+    }
+
+    /// As Linux does it: the first vCPU says where the others' clocks are, then it starts them.
+    #[test]
+    fn kvm_a_clock_that_was_placed_before_the_vcpu_is_started_runs() {
+        const INIT: u32 = 5;
+        const START_UP: u32 = 6;
+        let Some(h) = Harness::new() else { return };
+        install_kick_handler().unwrap();
+        let fd = create(h.domain().vm(), VcpuId(1)).unwrap();
+        // KVM addresses APICs by a map that it draws when one of them changes.
+        fd.set_lapic(&fd.get_lapic().unwrap()).unwrap();
+        let fd = set_up(fd, &CpuId::new(0).unwrap(), None).unwrap();
+        // out to the hypercalls' port; hlt, for ever.
+        h.put(0x8_0000, &[0x66_u8, 0xe7, HYPERCALL_PORT, 0xf4, 0xeb, 0xfd]);
+        let thread = std::thread::spawn({
+            let domain = h.domain().clone();
+            move || run(fd, VcpuId(1), &domain)
+        });
+        let seen = |what: &dyn Fn() -> bool| {
+            let until = Instant::now() + std::time::Duration::from_secs(5);
+            while !what() && Instant::now() < until {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            what()
+        };
+        let handle = h.domain().handle(VcpuId(1)).unwrap();
+        handle.set_clock(0x80_0020);
+        let taken = seen(&|| handle.clock.load(Ordering::SeqCst) == 0);
+        let runs = [1, 2].map(|time| {
+            if time > 1 {
+                // As for a guest that sets the vector of a vCPU which it starts again.
+                handle.renew();
+            }
+            h.put(0x80_0020, &[0_u8; 32]);
+            send(h.domain().vm(), 1, INIT, 0);
+            // What a kernel waits, too, so that the reset is over.
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            send(h.domain().vm(), 1, START_UP, 0x80);
+            let calls = || h.domain().counters().hypercalls();
+            let called = seen(&|| calls().get("hypercall_0") == Some(&time));
+            called && seen(&|| h.get::<VcpuTimeInfo>(0x80_0020).tsc_to_system_mul != 0)
+        });
+        h.domain().end(End::Destroyed);
+        thread.join().unwrap();
+        assert_eq!((taken, runs), (true, [true, true]));
     }
 
     #[test]
