@@ -155,7 +155,9 @@ mod tests {
             Ok(())
         }
         fn take_dirty(&mut self, dirty: &mut dyn FnMut(Gfn, u64)) -> Result<(), Refused> {
-            core::mem::take(&mut self.dirty).into_iter().for_each(|gfn| dirty(Gfn(gfn), 1));
+            core::mem::take(&mut self.dirty)
+                .into_iter()
+                .for_each(|gfn| dirty(Gfn(gfn), 1));
             Ok(())
         }
         fn read_page(&self, gfn: Gfn, page: &mut Page) -> Result<bool, Refused> {
@@ -197,7 +199,9 @@ mod tests {
 
     fn round(source: &mut Memory, target: &mut Memory) {
         let mut dirty = Vec::new();
-        source.take_dirty(&mut |first, count| dirty.extend(first.0..first.0 + count)).unwrap();
+        source
+            .take_dirty(&mut |first, count| dirty.extend(first.0..first.0 + count))
+            .unwrap();
         let mut page = [0; PAGE_SIZE];
         for gfn in dirty {
             if source.read_page(Gfn(gfn), &mut page).unwrap() {
@@ -209,7 +213,11 @@ mod tests {
     #[test]
     fn rounds_carry_what_was_written_between_them() {
         let (mut source, mut target) = (Memory::default(), Memory::default());
-        source.state = vec![StateRecord { name: "vcpu/0".into(), version: 1, bytes: vec![1, 2, 3] }];
+        source.state = vec![StateRecord {
+            name: "vcpu/0".into(),
+            version: 1,
+            bytes: vec![1, 2, 3],
+        }];
         source.store(1, 1);
         source.store(2, 2);
         source.start_tracking().unwrap();
@@ -226,7 +234,11 @@ mod tests {
     fn a_target_refuses_what_it_does_not_know() {
         let mut target = Memory::default();
         assert!(target.write_page(Gfn(16), &[0; PAGE_SIZE]).is_err());
-        let record = StateRecord { name: "vcpu/0".into(), version: 2, bytes: vec![] };
+        let record = StateRecord {
+            name: "vcpu/0".into(),
+            version: 2,
+            bytes: vec![],
+        };
         assert!(target.restore_state(vec![record]).is_err());
     }
 }
