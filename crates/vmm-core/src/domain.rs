@@ -115,6 +115,7 @@ impl Domain {
         self.handles.get(usize::try_from(vcpu.0).ok()?)
     }
 
+    /// Whether the guest has started the vCPU, as far as it was seen: at the first exit after that.
     pub(crate) fn is_up(&self, vcpu: VcpuId) -> bool {
         vcpu.0 == 0 || self.handle(vcpu).is_some_and(VcpuHandle::has_run)
     }
