@@ -122,4 +122,5 @@ smoke_tests!(
     blkback_ring,
     netback_tx,
     boot_image,
+    hypercall,
 );

@@ -3,12 +3,10 @@
 use cantle_abi::event_channel::{
     EVTCHNOP_alloc_unbound, EVTCHNOP_bind_interdomain, EVTCHNOP_bind_ipi, EVTCHNOP_bind_vcpu,
     EVTCHNOP_bind_virq, EVTCHNOP_close, EVTCHNOP_reset, EVTCHNOP_send, EVTCHNOP_status,
-    EVTCHNOP_unmask, EVTCHNSTAT_closed, EVTCHNSTAT_interdomain, EVTCHNSTAT_ipi, EVTCHNSTAT_unbound,
-    EVTCHNSTAT_virq, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindVcpu,
+    EVTCHNOP_unmask, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindVcpu,
     EvtchnBindVirq, EvtchnPort, EvtchnReset, EvtchnStatus,
 };
 use cantle_abi::{Errno, Port};
-use cantle_evtchn::{PortState, Status};
 
 use super::{Call, Caller, Served};
 
@@ -58,7 +56,7 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
         EVTCHNOP_status => {
             let mut op: EvtchnStatus = caller.read(at)?;
             let status = ports.status(op.dom, op.port).map_err(errno)?;
-            fill(&mut op, status);
+            status.fill(&mut op);
             caller.write(at, &op)?;
         }
         EVTCHNOP_reset => {
@@ -82,20 +80,6 @@ fn put<T: zerocopy::IntoBytes + zerocopy::Immutable>(
         // It was made a moment ago; should the guest have closed it meanwhile, nothing is left to undo.
         let _ = caller.domain().ports.close(port);
     })
-}
-
-/// A port's state in the header's numbers.
-fn fill(op: &mut EvtchnStatus, status: Status) {
-    op.vcpu = status.vcpu;
-    (op.status, op.u0, op.u1) = match status.state {
-        PortState::Closed => (EVTCHNSTAT_closed, 0, 0),
-        PortState::Unbound { remote } => (EVTCHNSTAT_unbound, remote.0.into(), 0),
-        PortState::Interdomain { remote, port } => {
-            (EVTCHNSTAT_interdomain, remote.0.into(), port.0)
-        }
-        PortState::Virq(virq) => (EVTCHNSTAT_virq, virq, 0),
-        PortState::Ipi => (EVTCHNSTAT_ipi, 0, 0),
-    };
 }
 
 #[cfg(test)]

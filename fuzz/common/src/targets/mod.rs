@@ -4,6 +4,7 @@ pub mod blkback_ring;
 pub mod boot_image;
 pub mod evtchn_ops;
 pub mod grant_ops;
+pub mod hypercall;
 pub mod netback_tx;
 pub mod ring_back;
 pub mod xenstore_ring;

@@ -4,6 +4,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::*;
 use crate::test_utils::{ARGS, GUEST, Harness, MEMORY, VCPUS};
+use cantle_abi::event_channel::{
+    EVTCHNSTAT_closed, EVTCHNSTAT_interdomain, EVTCHNSTAT_ipi, EVTCHNSTAT_unbound, EVTCHNSTAT_virq,
+};
 
 fn call<T: FromBytes + IntoBytes + Immutable>(h: &Harness, cmd: u32, op: &T) -> (i64, T) {
     h.put(ARGS, op);
