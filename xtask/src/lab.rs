@@ -14,7 +14,7 @@ use clap::Args;
 
 use crate::images::Debian;
 use crate::programs;
-pub(crate) use running::{Lab, Setup};
+pub(crate) use running::{Lab, LabLost, Setup};
 pub(crate) use stream::Stream;
 
 /// Options of `cargo xtask lab`.

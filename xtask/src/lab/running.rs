@@ -1,5 +1,6 @@
 //! A running lab.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -223,14 +224,27 @@ impl Lab {
             Ok(Some(status)) => status.to_string(),
             _ => "it still runs".to_owned(),
         };
-        anyhow::anyhow!(
+        LabLost(format!(
             "the lab died (the emulator: {how}); the end of its console ({}):\n{}\n{}",
             self.console.display(),
             tail(&self.console, 25),
             tail(&self.said, 5)
-        )
+        ))
+        .into()
     }
 }
+
+/// The emulated host itself is gone, whatever ran in it: what it ran has neither passed nor failed.
+#[derive(Debug)]
+pub(crate) struct LabLost(pub(crate) String);
+
+impl fmt::Display for LabLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for LabLost {}
 
 fn accept(
     listener: &UnixListener,
