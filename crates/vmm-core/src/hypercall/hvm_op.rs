@@ -11,6 +11,8 @@ use cantle_evtchn::Upcall;
 
 use super::{Call, Caller, Served};
 
+/// The callback by interrupt line 1, which is not wired: a guest that says it means its vCPUs' vectors.
+const LINE_1: u64 = 1;
 /// Vectors below are exceptions.
 const FIRST_VECTOR: u8 = 0x10;
 
@@ -28,7 +30,7 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
             let op: XenHvmParam = caller.read(at)?;
             own(caller, &op)?;
             match op.index {
-                HVM_PARAM_CALLBACK_IRQ => {}
+                HVM_PARAM_CALLBACK_IRQ => check_callback(op.value)?,
                 // The toolstack's to set; a guest may only say again what they are.
                 HVM_PARAM_STORE_PFN
                 | HVM_PARAM_STORE_EVTCHN
@@ -74,6 +76,21 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
         _ => return Err(Errno::ENOSYS),
     }
     Ok(0)
+}
+
+/// Accepts what Linux says when it takes its upcalls by a vector of each vCPU (line 1), and nothing that would have to be delivered.
+///
+/// A callback vector (Linux before 6.0) has no end-of-interrupt, which a message to a local APIC needs; lines and PCI there are none.
+fn check_callback(value: u64) -> Result<(), Errno> {
+    if value <= LINE_1 {
+        return Ok(());
+    }
+    // Not louder: a guest can say it as often as it likes.
+    tracing::debug!(
+        value = format!("{value:#x}"),
+        "upcalls by this interrupt are not offered, only those by HVMOP_set_evtchn_upcall_vector"
+    );
+    Err(Errno::EOPNOTSUPP)
 }
 
 fn own(caller: &Caller<'_>, op: &XenHvmParam) -> Result<(), Errno> {

@@ -43,8 +43,19 @@ fn kvm_the_rings_parameters_are_read_and_not_changed() {
 #[test]
 fn kvm_the_callback_is_the_guests_own_and_nothing_else_is() {
     let Some(h) = Harness::new() else { return };
-    let callback = 2 << 56 | 0xf3;
+    let callback = 1;
     let set = |domid, index| param(&h, HVMOP_set_param, domid, index, callback).0;
+    for not_offered in [2 << 56 | 0xf3, 1 << 56, 9, u64::MAX] {
+        let refused = param(
+            &h,
+            HVMOP_set_param,
+            DomId::SELF,
+            HVM_PARAM_CALLBACK_IRQ,
+            not_offered,
+        )
+        .0;
+        assert_eq!(refused, Errno::EOPNOTSUPP.to_ret());
+    }
     assert_eq!(set(DomId::SELF, HVM_PARAM_CALLBACK_IRQ), 0);
     let get = |domid, index| param(&h, HVMOP_get_param, domid, index, 0);
     assert_eq!(get(DomId::SELF, HVM_PARAM_CALLBACK_IRQ), (0, callback));
