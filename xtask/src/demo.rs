@@ -100,9 +100,10 @@ pub(crate) fn main(args: &DemoArgs) -> Result<ExitCode> {
     let outcomes = if args.all {
         on_both_hosts(&Guest::USUAL, args)
     } else {
-        chosen_host(args)
-            .and_then(|host| on(host, &[args.guest], args))
-            .unwrap_or_else(|error| vec![Err(error)])
+        match chosen_host(args) {
+            Ok(host) => on_or_why(host, &[args.guest], args),
+            Err(error) => vec![Err(error)],
+        }
     };
     let mut code = ExitCode::SUCCESS;
     for outcome in outcomes {
@@ -126,24 +127,32 @@ pub(crate) fn pairs(guests: &[Guest]) -> Vec<Result<String>> {
     let args = DemoArgs::default();
     let mut outcomes = Vec::new();
     for host in LABS {
-        let first = on(host, guests, &args).unwrap_or_else(|error| vec![Err(error)]);
-        for (index, outcome) in first.into_iter().enumerate() {
-            let lost = |error: &anyhow::Error| error.downcast_ref::<LabLost>().is_some();
-            let again = outcome
-                .as_ref()
-                .is_err_and(lost)
-                .then(|| guests.get(index))
-                .flatten();
-            let Some(guest) = again else {
+        let all = match on(host, guests, &args) {
+            Ok(all) => all,
+            // It was never ready, and has lost all of them.
+            Err(error) if error.is::<LabLost>() => {
+                let why = format!("{error:#}");
+                guests
+                    .iter()
+                    .map(|_| Err(LabLost(why.clone()).into()))
+                    .collect()
+            }
+            Err(error) => {
+                outcomes.push(Err(error));
+                continue;
+            }
+        };
+        for (guest, outcome) in guests.iter().zip(all) {
+            if !outcome.as_ref().is_err_and(|error| error.is::<LabLost>()) {
                 outcomes.push(outcome);
                 continue;
-            };
+            }
             say(&format!(
                 "{} on {}: the lab was lost; once more in a new one",
                 guest.name(),
                 host.name()
             ));
-            outcomes.extend(on(host, &[*guest], &args).unwrap_or_else(|error| vec![Err(error)]));
+            outcomes.extend(on_or_why(host, &[*guest], &args));
         }
     }
     outcomes
@@ -152,16 +161,16 @@ pub(crate) fn pairs(guests: &[Guest]) -> Vec<Result<String>> {
 /// The hosts that a lab can be.
 const LABS: [Host; 2] = [Host::Debian12, Host::Debian13];
 
+/// A host that cannot be had leaves the other one its turn.
 fn on_both_hosts(guests: &[Guest], args: &DemoArgs) -> Vec<Result<String>> {
-    let mut outcomes = Vec::new();
-    for host in LABS {
-        match on(host, guests, args) {
-            Ok(some) => outcomes.extend(some),
-            // The other host may do better.
-            Err(error) => outcomes.push(Err(error)),
-        }
-    }
-    outcomes
+    LABS.into_iter()
+        .flat_map(|host| on_or_why(host, guests, args))
+        .collect()
+}
+
+/// The guests' outcomes on one host, or why there are none.
+fn on_or_why(host: Host, guests: &[Guest], args: &DemoArgs) -> Vec<Result<String>> {
+    on(host, guests, args).unwrap_or_else(|error| vec![Err(error)])
 }
 
 /// The host that was asked for, or the machine itself when its KVM runs stock kernels, or else a lab.
