@@ -15,6 +15,8 @@ pub(super) struct Report {
     boot_s: Option<f64>,
     values: BTreeMap<String, String>,
     failure: Option<String>,
+    /// What cantle said of the guest's end.
+    end: Option<String>,
     done: bool,
     after: String,
 }
@@ -40,6 +42,7 @@ impl Report {
             boot_s: None,
             values: BTreeMap::new(),
             failure: None,
+            end: None,
             done: false,
             after: String::new(),
         }
@@ -80,9 +83,14 @@ impl Report {
             if let Some((name, value)) = said.split_once('=') {
                 self.values.insert(name.to_owned(), value.to_owned());
             }
-        } else if self.done {
-            self.after.push_str(line);
-            self.after.push('\n');
+        } else {
+            if line.starts_with("guest '") {
+                self.end = Some(line.to_owned());
+            }
+            if self.done {
+                self.after.push_str(line);
+                self.after.push('\n');
+            }
         }
     }
 
@@ -91,11 +99,15 @@ impl Report {
         if let Some(why) = &self.failure {
             bail!("{why}");
         }
+        let end = self.end.as_deref().unwrap_or("cantle said nothing");
         ensure!(
             self.boot_s.is_some(),
-            "the guest did not reach its init (exit code {code})"
+            "the guest did not reach its init (exit code {code}): {end}"
         );
-        ensure!(self.done, "the guest did not finish (exit code {code})");
+        ensure!(
+            self.done,
+            "the guest did not finish (exit code {code}): {end}"
+        );
         ensure!(
             code == 0,
             "cantle's exit code is {code}, although the guest finished"
@@ -200,5 +212,8 @@ mod tests {
             assert!(report(&GOOD.replace(from, to)).judge(0).is_err(), "{from}");
         }
         assert!(report(GOOD).judge(1).is_err());
+        let crash = "host: start\nguest 'g' crashed: triple fault\nhost: end 3\n";
+        let why = report(crash).judge(3).unwrap_err().to_string();
+        assert!(why.ends_with("guest 'g' crashed: triple fault"), "{why}");
     }
 }
