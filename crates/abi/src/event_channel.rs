@@ -32,6 +32,11 @@ pub const EVTCHNOP_init_control: u32 = 11;
 pub const EVTCHNOP_expand_array: u32 = 12;
 /// FIFO: a port's priority.
 pub const EVTCHNOP_set_priority: u32 = 13;
+/// How Xen goes on with a reset that it broke off: its own, not for guests (the header has it under `__XEN__`).
+pub const EVTCHNOP_reset_cont: u32 = 14;
+
+/// `bind_pirq`: other devices may use the interrupt's line too.
+pub const BIND_PIRQ__WILL_SHARE: u32 = 1;
 
 /// Not in use.
 pub const EVTCHNSTAT_closed: u32 = 0;
@@ -48,6 +53,29 @@ pub const EVTCHNSTAT_ipi: u32 = 5;
 
 /// Ports of a 64-bit domain in the 2-level interface: 64 words of 64 bits.
 pub const EVTCHN_2L_NR_CHANNELS: u32 = 64 * 64;
+
+/// FIFO: the highest priority.
+pub const EVTCHN_FIFO_PRIORITY_MAX: u32 = 0;
+/// FIFO: the priority that ports begin with.
+pub const EVTCHN_FIFO_PRIORITY_DEFAULT: u32 = 7;
+/// FIFO: the lowest priority.
+pub const EVTCHN_FIFO_PRIORITY_MIN: u32 = 15;
+/// FIFO: queues of a vCPU, one for each priority.
+pub const EVTCHN_FIFO_MAX_QUEUES: usize = 16;
+/// FIFO, the number of a bit in an event word: the event is pending.
+pub const EVTCHN_FIFO_PENDING: u32 = 31;
+/// FIFO, the number of a bit in an event word: the guest does not want to hear of it.
+pub const EVTCHN_FIFO_MASKED: u32 = 30;
+/// FIFO, the number of a bit in an event word: it is on a queue.
+pub const EVTCHN_FIFO_LINKED: u32 = 29;
+/// FIFO, the number of a bit in an event word: the host changes the link, and the guest waits with unmasking.
+pub const EVTCHN_FIFO_BUSY: u32 = 28;
+/// FIFO: bits of an event word that name the next port on the queue.
+pub const EVTCHN_FIFO_LINK_BITS: u32 = 17;
+/// FIFO: those bits.
+pub const EVTCHN_FIFO_LINK_MASK: u32 = (1 << EVTCHN_FIFO_LINK_BITS) - 1;
+/// FIFO: ports of a domain, the invalid port 0 included.
+pub const EVTCHN_FIFO_NR_CHANNELS: u32 = 1 << EVTCHN_FIFO_LINK_BITS;
 
 /// `struct evtchn_alloc_unbound`, 8 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -169,4 +197,34 @@ pub struct EvtchnInitControl {
     pub link_bits: u8,
     /// Padding.
     pub pad: [u8; 7],
+}
+
+/// `struct evtchn_expand_array`, 8 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct EvtchnExpandArray {
+    /// In: the frame with the next 1024 event words.
+    pub array_gfn: u64,
+}
+
+/// `struct evtchn_set_priority`, 8 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct EvtchnSetPriority {
+    /// In: the port.
+    pub port: Port,
+    /// In: `EVTCHN_FIFO_PRIORITY_MAX` to `EVTCHN_FIFO_PRIORITY_MIN`.
+    pub priority: u32,
+}
+
+/// `struct evtchn_fifo_control_block`, 72 bytes: a vCPU's queues, in guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct EvtchnFifoControlBlock {
+    /// A bit for each priority whose queue has become non-empty.
+    pub ready: u32,
+    /// Reserved.
+    pub rsvd: u32,
+    /// Each queue's first port.
+    pub head: [u32; EVTCHN_FIFO_MAX_QUEUES],
 }

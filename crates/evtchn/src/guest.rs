@@ -7,14 +7,15 @@ use std::sync::atomic::Ordering;
 use cantle_abi::{DomId, Port, SharedMemory, VcpuId};
 
 use crate::domain::{Domain, Guest};
-use crate::{EvtchnError, Status};
+use crate::{Abi, EvtchnError, FifoError, Status, VcpuInfoError};
 
 /// What a guest may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestConfig {
     /// vCPUs, numbered from 0.
     pub vcpus: u32,
-    /// Port numbers, the invalid port 0 included; at most 4096.
+    /// Port numbers, the invalid port 0 included; at most 131,072 (`EVTCHN_FIFO_NR_CHANNELS`). The 2-level interface uses the
+    /// first 4096 of them.
     pub max_ports: u32,
 }
 
@@ -62,7 +63,17 @@ impl GuestDomain {
     /// [`EvtchnError::NoFreePort`].
     pub fn alloc_unbound(&self, dom: DomId, remote: DomId) -> Result<Port, EvtchnError> {
         self.own(dom)?;
-        self.domain.alloc_unbound(remote)
+        self.domain.alloc_unbound(remote, false)
+    }
+
+    /// The toolstack's `EVTCHNOP_alloc_unbound` for this guest: the ports of xenstore and of the console, that are there before
+    /// it runs. A guest that has no others may still choose its interface ([`init_control`](Self::init_control)).
+    ///
+    /// # Errors
+    ///
+    /// [`EvtchnError::NoDomain`] where there is no `remote`; [`EvtchnError::NoFreePort`].
+    pub fn give_unbound(&self, remote: DomId) -> Result<Port, EvtchnError> {
+        self.domain.alloc_unbound(remote, true)
     }
 
     /// `EVTCHNOP_bind_interdomain`: connects to a port that `remote` left unbound for this domain. The new port begins pending.
@@ -130,7 +141,7 @@ impl GuestDomain {
         self.domain.bind_vcpu(port, vcpu)
     }
 
-    /// `EVTCHNOP_unmask`: clears the port's mask bit and delivers what became pending meanwhile.
+    /// `EVTCHNOP_unmask`: clears the port's mask bit and delivers what became pending meanwhile. Nothing where it is closed.
     ///
     /// # Errors
     ///
@@ -139,15 +150,61 @@ impl GuestDomain {
         self.domain.unmask(port)
     }
 
-    /// `EVTCHNOP_reset`: closes all ports there are.
+    /// `EVTCHNOP_reset`: closes all ports there are, and goes back to the 2-level interface: the host holds none of the
+    /// control blocks and event array pages any more.
+    ///
+    /// Ports that are made at the same time are closed or stay.
     ///
     /// # Errors
     ///
-    /// [`EvtchnError::Denied`] where `dom` is another domain.
+    /// [`EvtchnError::Denied`] where `dom` is another domain; [`EvtchnError::ResetRaced`] where the guest kept making ports, so
+    /// that it still uses the FIFO interface.
     pub fn reset(&self, dom: DomId) -> Result<(), EvtchnError> {
         self.own(dom)?;
-        self.domain.reset();
-        Ok(())
+        self.domain.reset()
+    }
+
+    /// `EVTCHNOP_init_control`: the vCPU's control block is at `offset` in `page`. The first one switches the domain to the
+    /// FIFO interface; what is pending is carried over, and delivered when the port's event word comes.
+    ///
+    /// # Errors
+    ///
+    /// [`FifoError::InUse`] while the guest has ports of its own open by the 2-level interface; [`FifoError::NoVcpu`];
+    /// [`FifoError::BadControlBlock`] where it would cross the page's end or is not aligned;
+    /// [`FifoError::ControlBlockPlaced`] the second time; [`FifoError::BadPage`].
+    pub fn init_control(
+        &self,
+        vcpu: VcpuId,
+        page: Arc<dyn SharedMemory + Send + Sync>,
+        offset: usize,
+    ) -> Result<(), FifoError> {
+        self.domain.init_control(vcpu, page, offset)
+    }
+
+    /// `EVTCHNOP_expand_array`: `page` holds the next 1024 event words. What waits for them is delivered.
+    ///
+    /// # Errors
+    ///
+    /// [`FifoError::NotFifo`], [`FifoError::ArrayFull`], [`FifoError::BadPage`].
+    pub fn expand_array(&self, page: Arc<dyn SharedMemory + Send + Sync>) -> Result<(), FifoError> {
+        self.domain.expand_array(page)
+    }
+
+    /// `EVTCHNOP_set_priority`: from 0, the highest, to 15. An event that is on a queue stays on that one.
+    ///
+    /// # Errors
+    ///
+    /// [`FifoError::NoPriorities`] with the 2-level interface; [`FifoError::BadPort`], [`FifoError::ClosedPort`],
+    /// [`FifoError::BadPriority`].
+    pub fn set_priority(&self, port: Port, priority: u32) -> Result<(), FifoError> {
+        self.domain.set_priority(port, priority)
+    }
+
+    /// The interface that the guest uses.
+    #[must_use]
+    pub fn abi(&self) -> Abi {
+        self.guest()
+            .map_or(Abi::TwoLevel, |guest| guest.events.abi())
     }
 
     /// Sends the guest a virtual interrupt, a vCPU's or (whatever `vcpu` says) a global one; false where it is not bound.
@@ -162,29 +219,29 @@ impl GuestDomain {
     ///
     /// # Errors
     ///
-    /// [`EvtchnError::NoVcpu`]; [`EvtchnError::BadVcpuInfo`] where it would cross a page's end or is not aligned;
-    /// [`EvtchnError::VcpuInfoPlaced`] the second time.
+    /// [`VcpuInfoError::NoVcpu`]; [`VcpuInfoError::BadPlace`] where it would cross a page's end or is not aligned;
+    /// [`VcpuInfoError::Placed`] the second time.
     pub fn set_vcpu_info(
         &self,
         vcpu: VcpuId,
         page: Arc<dyn SharedMemory + Send + Sync>,
         offset: usize,
-    ) -> Result<(), EvtchnError> {
-        let guest = self.guest().ok_or(EvtchnError::NoVcpu(vcpu))?;
-        guest.abi.place_vcpu_info(vcpu, page, offset)
+    ) -> Result<(), VcpuInfoError> {
+        let guest = self.guest().ok_or(VcpuInfoError::NoVcpu(vcpu))?;
+        guest.events.vcpus.place_info(vcpu, page, offset)
     }
 
     /// Whether the port's pending bit is set; false for a number beyond the limit.
     #[must_use]
     pub fn is_pending(&self, port: Port) -> bool {
-        self.guest().is_some_and(|guest| guest.abi.is_pending(port))
+        self.domain.is_pending(port)
     }
 
     /// Whether the vCPU's upcall-pending byte is set: what a blocking vCPU looks at before it blocks.
     #[must_use]
     pub fn upcall_pending(&self, vcpu: VcpuId) -> bool {
         self.guest()
-            .is_some_and(|guest| guest.abi.upcall_pending(vcpu))
+            .is_some_and(|guest| guest.events.vcpus.upcall_pending(vcpu))
     }
 
     /// Begins to poll (`SCHEDOP_poll`): while the guard lives, each port that becomes pending, masked or not, calls
@@ -192,7 +249,7 @@ impl GuestDomain {
     #[must_use]
     pub fn poll(&self) -> PollGuard<'_> {
         if let Some(guest) = self.guest() {
-            guest.abi.poll_begin();
+            guest.events.vcpus.poll_begin();
         }
         PollGuard(self)
     }
@@ -205,7 +262,7 @@ impl GuestDomain {
             sends: counters.sends.load(Ordering::Relaxed),
             virqs: counters.virqs.load(Ordering::Relaxed),
             ipis: counters.ipis.load(Ordering::Relaxed),
-            upcalls: self.guest().map_or(0, |guest| guest.abi.upcalls()),
+            upcalls: self.guest().map_or(0, |guest| guest.events.vcpus.upcalls()),
             bound_ports: self.domain.bound_ports(),
         }
     }
@@ -246,7 +303,7 @@ pub struct PollGuard<'a>(&'a GuestDomain);
 impl Drop for PollGuard<'_> {
     fn drop(&mut self) {
         if let Some(guest) = self.0.guest() {
-            guest.abi.poll_end();
+            guest.events.vcpus.poll_end();
         }
     }
 }

@@ -6,13 +6,16 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
-use cantle_abi::event_channel::EVTCHN_2L_NR_CHANNELS;
+use cantle_abi::event_channel::EVTCHN_FIFO_NR_CHANNELS;
 use cantle_abi::{DomId, SharedMemory};
 
 use crate::domain::{Domain, Guest, Kind};
 use crate::guest::{GuestConfig, GuestDomain};
+use crate::interface::Interface;
+use crate::page::SharedPage;
 use crate::system::SystemDomain;
 use crate::two_level::TwoLevel;
+use crate::vcpus::Vcpus;
 use crate::{EvtchnError, Upcall};
 
 /// Ports of a system domain, port 0 included: as many as the FIFO interface has, which bounds what a peer can have us make.
@@ -65,7 +68,7 @@ impl Hub {
     /// # Errors
     ///
     /// [`EvtchnError::DomainExists`]; [`EvtchnError::NoDomain`] for a reserved number; [`EvtchnError::BadConfig`] for no vCPUs
-    /// or ports, more ports than the 2-level interface has (4096), or too little shared info.
+    /// or ports, more ports than the FIFO interface has (131,072), or too little shared info.
     pub fn add_guest(
         &self,
         dom: DomId,
@@ -73,11 +76,13 @@ impl Hub {
         shared_info: Arc<dyn SharedMemory + Send + Sync>,
         upcall: Arc<dyn Upcall>,
     ) -> Result<Arc<GuestDomain>, EvtchnError> {
-        if config.max_ports == 0 || config.max_ports > EVTCHN_2L_NR_CHANNELS {
+        if config.max_ports == 0 || config.max_ports > EVTCHN_FIFO_NR_CHANNELS {
             return Err(EvtchnError::BadConfig);
         }
-        let abi = TwoLevel::new(config.vcpus, shared_info, upcall)?;
-        let kind = Kind::Guest(Guest::new(abi));
+        let shared_info = Arc::new(SharedPage::new(shared_info));
+        let vcpus = Vcpus::new(config.vcpus, shared_info.clone(), upcall)?;
+        let events = Interface::new(vcpus, TwoLevel::new(shared_info));
+        let kind = Kind::Guest(Guest::new(events));
         let domain = self.add(dom, config.max_ports, kind)?;
         Ok(Arc::new(GuestDomain::new(domain)))
     }

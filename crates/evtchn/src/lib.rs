@@ -4,7 +4,8 @@
 //! events are bits in its own memory and an [`Upcall`]. A [`SystemDomain`] is a part of the host that serves guests: its
 //! ends are eventfds, behind the two traits that a back end runs on, [`EventChannels`] and [`Channel`].
 //!
-//! The 2-level interface is here (up to 4096 ports a guest). What is not: KVM, hypercall numbers, grants, xenstore.
+//! Both interfaces are here: 2-level (up to 4096 ports a guest) and FIFO (up to 131,071, with priorities); the guest chooses, by
+//! [`GuestDomain::init_control`]. What is not: KVM, hypercall numbers, grants, xenstore.
 //! The crate depends on `cantle-abi` and on nothing else of this project.
 //!
 //! # A signal each way
@@ -34,21 +35,28 @@
 mod domain;
 mod endpoint;
 mod error;
+mod fifo;
 mod guest;
 mod hub;
+mod interface;
+mod lock;
 mod page;
+mod place;
 mod platform;
+mod ports;
 mod slots;
 mod system;
 mod two_level;
 mod upcall;
+mod vcpus;
 
 #[cfg(any(test, feature = "test-utils"))]
 pub mod test_utils;
 
-pub use error::EvtchnError;
+pub use error::{EvtchnError, FifoError, VcpuInfoError};
 pub use guest::{GuestConfig, GuestDomain, PollGuard, Stats};
 pub use hub::Hub;
+pub use interface::Abi;
 pub use platform::{Channel, EventChannels};
 pub use slots::{PortState, Status};
 pub use system::SystemDomain;

@@ -5,7 +5,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
 use cantle_abi::SharedMemory;
 
@@ -43,6 +43,15 @@ impl SharedPage {
         // SAFETY: in range and aligned (the base is, by the trait's promise); the memory lives as long as `self`, and all
         // other accesses by this process are atomic. The guest's are outside of Rust's view.
         Some(unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(offset).cast()) })
+    }
+
+    /// The 32-bit word at `offset` bytes; `None` where it does not fit or is not aligned.
+    pub(crate) fn u32(&self, offset: usize) -> Option<&AtomicU32> {
+        if !offset.is_multiple_of(4) || offset.checked_add(4)? > self.len {
+            return None;
+        }
+        // SAFETY: as above.
+        Some(unsafe { AtomicU32::from_ptr(self.base.as_ptr().add(offset).cast()) })
     }
 
     /// The byte at `offset`; `None` where there is none.

@@ -1,8 +1,8 @@
-//! A domain's ports: what each is bound to, and which are free.
+//! A domain's ports: what each is bound to, and where it is delivered.
 
 use std::mem::size_of;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, OnceLock};
 
 use cantle_abi::event_channel::{
     EVTCHNSTAT_closed, EVTCHNSTAT_interdomain, EVTCHNSTAT_ipi, EVTCHNSTAT_unbound, EVTCHNSTAT_virq,
@@ -12,6 +12,8 @@ use cantle_abi::{DomId, Port, VcpuId};
 
 use crate::domain::Domain;
 use crate::endpoint::Endpoint;
+use crate::lock::{Reading, SlotLock};
+use crate::place::{Place, Queue};
 
 /// What a port is, as `EVTCHNOP_status` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,45 +87,65 @@ pub(crate) enum Binding {
     Ipi,
 }
 
-// A connected port costs one slot: two to a cache line at least.
-const _: () = assert!(size_of::<Binding>() <= 16 && size_of::<Slot>() <= 40);
+// What an idle channel costs the host, beside a bit or two.
+const _: () = assert!(size_of::<Binding>() <= 16 && size_of::<Slot>() <= 24);
 
 /// One port. A sender holds the read lock while it delivers; so a change waits for deliveries under way, and none comes after it.
-pub(crate) struct Slot {
-    binding: RwLock<Binding>,
-    vcpu: AtomicU32,
-}
+pub(crate) struct Slot(SlotLock<Binding>);
 
 impl Slot {
     fn new() -> Self {
-        Self {
-            binding: RwLock::new(Binding::Free),
-            vcpu: AtomicU32::new(0),
-        }
+        Self(SlotLock::new(Binding::Free, Place::start().bits()))
     }
 
-    pub(crate) fn binding(&self) -> RwLockReadGuard<'_, Binding> {
-        self.binding.read().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn binding(&self) -> Reading<'_, Binding> {
+        self.0.read()
     }
 
     /// Changes the binding. The caller holds the domain's control lock. `meanwhile` runs while no sender is on the port.
     pub(crate) fn rebind(&self, new: Binding, meanwhile: impl FnOnce()) {
-        let old = {
-            let mut binding = self.binding.write().unwrap_or_else(PoisonError::into_inner);
-            meanwhile();
-            std::mem::replace(&mut *binding, new)
-        };
+        let old = self.0.replace(new, meanwhile);
         // A peer that goes with its last channel goes here, outside the lock.
         drop(old);
     }
 
-    /// The vCPU to deliver to. A delivery that races with a change goes to the old or the new one.
-    pub(crate) fn vcpu(&self) -> VcpuId {
-        VcpuId(self.vcpu.load(Relaxed))
+    /// Where to deliver. A delivery that races with a change goes to the old or the new place.
+    pub(crate) fn place(&self) -> Place {
+        Place::of(self.0.beside.load(SeqCst))
     }
 
-    pub(crate) fn set_vcpu(&self, vcpu: VcpuId) {
-        self.vcpu.store(vcpu.0, Relaxed);
+    /// The vCPU to deliver to.
+    pub(crate) fn vcpu(&self) -> VcpuId {
+        self.place().queue.vcpu()
+    }
+
+    pub(crate) fn set_queue(&self, queue: Queue) {
+        self.change(|place| Place { queue, ..place });
+    }
+
+    /// The port is put on a queue; the caller holds the locks of that one's vCPU and of the last one's.
+    pub(crate) fn set_last(&self, last: Queue) {
+        self.change(|place| Place { last, ..place });
+    }
+
+    /// Remembers, or forgets, that an event waits for its event word; returns whether one did.
+    pub(crate) fn set_waiting(&self, waiting: bool) -> bool {
+        self.change(|place| Place { waiting, ..place }).waiting
+    }
+
+    /// For a port's next owner. Where it is on a queue stays.
+    pub(crate) fn renew(&self, given: bool) {
+        self.change(|place| Place {
+            last: place.last,
+            given,
+            ..Place::start()
+        });
+    }
+
+    fn change(&self, change: impl Fn(Place) -> Place) -> Place {
+        let update = |bits| Some(change(Place::of(bits)).bits());
+        let (Ok(bits) | Err(bits)) = self.0.beside.fetch_update(SeqCst, SeqCst, update);
+        Place::of(bits)
     }
 }
 
@@ -170,98 +192,9 @@ impl Slots {
     }
 }
 
-/// Which ports are in use: a bit each.
-pub(crate) struct PortSet {
-    words: Box<[u64]>,
-    ports: u32,
-    used: u32,
-    /// No port below is free.
-    hint: u32,
-}
-
-impl PortSet {
-    /// Ports 1 to `ports - 1` are free.
-    pub(crate) fn new(ports: u32) -> Self {
-        Self {
-            words: (0..ports.div_ceil(64)).map(|_| 0).collect(),
-            ports,
-            used: 0,
-            hint: 1,
-        }
-    }
-
-    /// Takes the lowest free port, as Xen does.
-    pub(crate) fn take(&mut self) -> Option<Port> {
-        let first = usize::try_from(self.hint / 64).ok()?;
-        for (n, word) in self.words.iter_mut().enumerate().skip(first) {
-            let reserved = u64::from(n == 0);
-            let free = !(*word | reserved);
-            if free == 0 {
-                continue;
-            }
-            let port = u32::try_from(n).ok()? * 64 + free.trailing_zeros();
-            if port >= self.ports {
-                return None;
-            }
-            *word |= 1 << (port % 64);
-            self.hint = port + 1;
-            self.used += 1;
-            return Some(Port(port));
-        }
-        None
-    }
-
-    pub(crate) fn release(&mut self, port: Port) {
-        let word = usize::try_from(port.0 / 64)
-            .ok()
-            .and_then(|n| self.words.get_mut(n));
-        let bit = 1 << (port.0 % 64);
-        if let Some(word) = word
-            && *word & bit != 0
-        {
-            *word &= !bit;
-            self.used -= 1;
-            self.hint = self.hint.min(port.0);
-        }
-    }
-
-    pub(crate) fn used(&self) -> u32 {
-        self.used
-    }
-
-    /// The ports in use, from the lowest.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Port> {
-        (0u32..).zip(self.words.iter()).flat_map(|(n, &word)| {
-            (0..64)
-                .filter(move |bit| word & (1 << bit) != 0)
-                .map(move |bit| Port(n * 64 + bit))
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ports_are_taken_from_the_lowest_and_never_0() {
-        let mut set = PortSet::new(130);
-        for port in 1..130 {
-            assert_eq!(set.take(), Some(Port(port)));
-        }
-        assert_eq!(set.take(), None);
-        for port in [129, 64, 3] {
-            set.release(Port(port));
-        }
-        set.release(Port(3));
-        assert_eq!(set.used(), 126);
-        assert_eq!(set.take(), Some(Port(3)));
-        assert_eq!(set.take(), Some(Port(64)));
-        assert_eq!(set.take(), Some(Port(129)));
-        assert_eq!(set.take(), None);
-        assert_eq!(set.iter().last(), Some(Port(129)));
-        assert_eq!(set.iter().next(), Some(Port(1)));
-    }
 
     #[test]
     fn slots_are_made_by_the_bucket_and_bounded() {

@@ -66,7 +66,7 @@ impl EventChannels for SystemDomain {
     }
 
     fn alloc_unbound(&self, remote: DomId) -> Result<Box<dyn Channel>, EvtchnError> {
-        self.channel(self.0.0.alloc_unbound(remote)?)
+        self.channel(self.0.0.alloc_unbound(remote, false)?)
     }
 }
 

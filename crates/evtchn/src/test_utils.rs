@@ -9,7 +9,11 @@ use cantle_abi::xen::{SharedInfo, VcpuInfo};
 use cantle_abi::{DomId, Port, VcpuId};
 
 use crate::page::SharedPage;
-use crate::{EvtchnError, GuestConfig, GuestDomain, Hub, Upcall};
+use crate::{Abi, EvtchnError, FifoError, GuestConfig, GuestDomain, Hub, Upcall};
+
+mod fifo;
+
+use fifo::FifoPages;
 
 /// Remembers which vCPUs were told, in order.
 #[derive(Debug, Default)]
@@ -56,6 +60,8 @@ pub struct HeapGuest {
     /// Who was told.
     pub upcalls: Arc<Recorder>,
     page: SharedPage,
+    vcpus: u32,
+    fifo: Mutex<Arc<FifoPages>>,
 }
 
 impl HeapGuest {
@@ -73,11 +79,84 @@ impl HeapGuest {
             domain,
             upcalls,
             page: SharedPage::new(memory),
+            vcpus,
+            fifo: Mutex::new(Arc::new(FifoPages::new(vcpus))),
         })
+    }
+
+    /// Switches to the FIFO interface, as a kernel does when it starts: a control block for each vCPU, and a first page of
+    /// event words, unmasked.
+    ///
+    /// # Errors
+    ///
+    /// As [`GuestDomain::init_control`] and [`GuestDomain::expand_array`].
+    pub fn start_fifo(&self) -> Result<(), FifoError> {
+        self.forget_fifo();
+        for vcpu in 0..self.vcpus {
+            self.init_control(VcpuId(vcpu))?;
+        }
+        self.expand_array(false)
+    }
+
+    /// Forgets the pages that were handed in, as after a reset.
+    pub fn forget_fifo(&self) {
+        let pages = Arc::new(FifoPages::new(self.vcpus));
+        *self.fifo.lock().unwrap_or_else(PoisonError::into_inner) = pages;
+    }
+
+    /// Hands in a vCPU's control block.
+    ///
+    /// # Errors
+    ///
+    /// As [`GuestDomain::init_control`].
+    pub fn init_control(&self, vcpu: VcpuId) -> Result<(), FifoError> {
+        self.fifo().init_control(&self.domain, vcpu)
+    }
+
+    /// Hands in a page of event words, its ports masked or not.
+    ///
+    /// # Errors
+    ///
+    /// As [`GuestDomain::expand_array`].
+    pub fn expand_array(&self, masked: bool) -> Result<(), FifoError> {
+        self.fifo().expand(&self.domain, masked)
+    }
+
+    /// Whether a port is on a FIFO queue.
+    pub fn is_linked(&self, port: Port) -> bool {
+        self.fifo().is_linked(port)
+    }
+
+    /// Changes a port's FIFO event word, as only a kernel that has lost its mind does; false where it has none.
+    pub fn scribble(&self, port: Port, change: impl Fn(u32) -> u32) -> bool {
+        let fifo = self.fifo();
+        let word = fifo.word(port);
+        word.is_some_and(|word| {
+            let _ = word.fetch_update(SeqCst, SeqCst, |seen| Some(change(seen)));
+            true
+        })
+    }
+
+    /// Unmasks a port: by itself where nothing is pending, by the host's call otherwise.
+    pub fn unmask(&self, port: Port) {
+        if self.domain.abi() == Abi::TwoLevel || !self.fifo().unmask(port) {
+            // A closed port has nothing to deliver.
+            let _ = self.domain.unmask(port);
+        }
+    }
+
+    fn fifo(&self) -> Arc<FifoPages> {
+        self.fifo
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Sets a port's mask bit.
     pub fn mask(&self, port: Port) {
+        if self.domain.abi() == Abi::Fifo {
+            return self.fifo().mask(port);
+        }
         let (word, bit) = place(port);
         if let Some(mask) = self.page.u64(offset_of!(SharedInfo, evtchn_mask) + word) {
             mask.fetch_or(bit, SeqCst);
@@ -86,13 +165,17 @@ impl HeapGuest {
 
     /// Whether a port's mask bit is set.
     pub fn is_masked(&self, port: Port) -> bool {
+        if self.domain.abi() == Abi::Fifo {
+            return self.fifo().is_masked(port);
+        }
         let (word, bit) = place(port);
         let mask = self.page.u64(offset_of!(SharedInfo, evtchn_mask) + word);
         mask.is_some_and(|mask| mask.load(SeqCst) & bit != 0)
     }
 
     /// What a kernel's event interrupt does on a vCPU whose `vcpu_info` is in shared info: takes all events that are pending,
-    /// selected and not masked, clearing their bits, from the lowest port.
+    /// selected and not masked, clearing their bits, from the lowest port; or all that is on the vCPU's queues, from the highest
+    /// priority.
     pub fn take(&self, vcpu: VcpuId) -> Vec<Port> {
         let mut taken = Vec::new();
         let info = vcpu.0 as usize * size_of::<VcpuInfo>();
@@ -106,6 +189,9 @@ impl HeapGuest {
             return taken;
         };
         upcall.store(0, SeqCst);
+        if self.domain.abi() == Abi::Fifo {
+            return self.fifo().take(vcpu);
+        }
         let selected = select.swap(0, SeqCst);
         for word in (0..64).filter(|word| selected & (1 << word) != 0) {
             let at = word * 8;
@@ -125,6 +211,9 @@ impl HeapGuest {
 
     /// Clears a port's pending bit, as a kernel does that polls.
     pub fn clear_pending(&self, port: Port) {
+        if self.domain.abi() == Abi::Fifo {
+            return self.fifo().clear_pending(port);
+        }
         let (word, bit) = place(port);
         if let Some(pending) = self.page.u64(offset_of!(SharedInfo, evtchn_pending) + word) {
             pending.fetch_and(!bit, SeqCst);

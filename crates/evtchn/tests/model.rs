@@ -210,7 +210,9 @@ impl Model {
             return Err(Errno::EINVAL);
         }
         let domain = self.domain(dom);
-        let vcpu = domain.ports.get(&port).map_or(0, |port| port.vcpu);
+        let Some(vcpu) = domain.ports.get(&port).map(|port| port.vcpu) else {
+            return Ok(0);
+        };
         if domain.masked.remove(&port) && domain.pending.contains(&port) {
             domain.select(vcpu);
         }

@@ -222,3 +222,98 @@ fn domains_come_and_go_under_traffic() {
         }
     });
 }
+
+/// Senders on two threads, a kernel that takes, masks and unmasks on a third, a fourth that moves ports between vCPUs and
+/// priorities. Each send follows a count that the taker must come to see.
+#[test]
+fn fifo_loses_no_event() {
+    const PORTS: u32 = 6;
+    const SENDS: u64 = 60_000;
+    let hub = Hub::new();
+    let guest = HeapGuest::new(&hub, DomId(1), 2, 4096).unwrap();
+    let host = hub.add_system(DomId(0)).unwrap();
+    guest.start_fifo().unwrap();
+    let channels: Vec<_> = (0..PORTS)
+        .map(|_| {
+            let port = guest.domain.alloc_unbound(DomId(1), DomId(0)).unwrap();
+            (port, host.bind_interdomain(DomId(1), port).unwrap())
+        })
+        .collect();
+    let work: Vec<_> = (0..PORTS).map(|_| AtomicU64::new(0)).collect();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        for seed in 1..=2u64 {
+            let (channels, work) = (&channels, &work);
+            scope.spawn(move || {
+                let mut random = Random(seed * 77);
+                for _ in 0..SENDS {
+                    let n = random.below(PORTS) as usize;
+                    work[n].fetch_add(1, Ordering::SeqCst);
+                    channels[n].1.notify().unwrap();
+                }
+            });
+        }
+        scope.spawn(|| {
+            let mut random = Random(991);
+            while !stop.load(Ordering::Relaxed) {
+                let port = channels[random.below(PORTS) as usize].0;
+                let _ = guest.domain.bind_vcpu(port, VcpuId(random.below(2)));
+                let _ = guest.domain.set_priority(port, random.below(16));
+                thread::yield_now();
+            }
+        });
+        let mut seen = [0; PORTS as usize];
+        let mut random = Random(5);
+        let begin = Instant::now();
+        while seen.iter().sum::<u64>() != 2 * SENDS {
+            let port = channels[random.below(PORTS) as usize].0;
+            guest.mask(port);
+            // Only what the queues bring is looked at: a lost event ends in the time-out.
+            for vcpu in [V0, VcpuId(1)] {
+                for taken in guest.take(vcpu) {
+                    let n = channels.iter().position(|(port, _)| *port == taken);
+                    let n = n.expect("one of ours");
+                    seen[n] = work[n].load(Ordering::SeqCst);
+                }
+            }
+            guest.unmask(port);
+            assert!(begin.elapsed() < Duration::from_secs(60), "seen {seen:?}");
+        }
+    });
+}
+
+/// Expanding, placing control blocks and resetting while others send.
+#[test]
+fn fifo_comes_and_goes_under_traffic() {
+    let hub = Hub::new();
+    let guest = HeapGuest::new(&hub, DomId(1), 2, 4096).unwrap();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    for port in 1..4 {
+                        let _ = guest.domain.send(Port(port));
+                        let _ = guest.domain.unmask(Port(port));
+                        let _ = guest.domain.is_pending(Port(port));
+                        let _ = guest.domain.set_priority(Port(port), port);
+                    }
+                    let _ = guest.domain.bind_ipi(VcpuId(1));
+                    guest.take(VcpuId(1));
+                }
+            });
+        }
+        for _ in 0..3_000 {
+            let _ = guest.start_fifo();
+            let _ = guest.expand_array(true);
+            let _ = guest.domain.reset(DomId::SELF);
+        }
+    });
+    guest.domain.reset(DomId::SELF).unwrap();
+    guest.start_fifo().unwrap();
+    let port = guest.domain.bind_ipi(VcpuId(1)).unwrap();
+    guest.domain.send(port).unwrap();
+    assert_eq!(guest.take(VcpuId(1)), [port]);
+}

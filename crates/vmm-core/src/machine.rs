@@ -9,7 +9,7 @@ use cantle_abi::hvm::{
     HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN, HVM_PARAM_STORE_EVTCHN, HVM_PARAM_STORE_PFN,
 };
 use cantle_abi::{DomId, PAGE_SIZE, VcpuId};
-use cantle_evtchn::{EventChannels, GuestConfig as PortConfig, Hub, SystemDomain};
+use cantle_evtchn::{Abi, EventChannels, GuestConfig as PortConfig, Hub, SystemDomain};
 use cantle_grant::{GrantTable, InProcessMapper, TableConfig, Tables};
 use cantle_xenstore::Shared;
 use cantle_xenstore::server::Server;
@@ -38,8 +38,8 @@ use crate::timers::Timers;
 const GUEST: DomId = DomId(1);
 /// Frames that its grant table can have (Xen's default).
 const GRANT_FRAMES: u32 = 64;
-/// Event channels that it can have: all of the 2-level interface.
-const PORTS: u32 = cantle_abi::event_channel::EVTCHN_2L_NR_CHANNELS;
+/// Event channels that it can have: all of the FIFO interface.
+const PORTS: u32 = cantle_abi::event_channel::EVTCHN_FIFO_NR_CHANNELS;
 
 /// How hypercalls arrive, decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -343,7 +343,7 @@ fn rings(
     let connect = |pfn, evtchn, gfn: cantle_abi::Gfn| {
         let port = domain
             .ports
-            .alloc_unbound(DomId::SELF, DomId::DOM0)
+            .give_unbound(DomId::DOM0)
             .map_err(SetupError::host("event channels"))?;
         let channel = dom0
             .bind_interdomain(GUEST, port)
@@ -447,6 +447,7 @@ fn stats(
             ("ipis", events.ipis),
             ("upcalls", events.upcalls),
             ("upcalls_failed", domain.upcall.failed()),
+            ("fifo", u64::from(domain.ports.abi() == Abi::Fifo)),
         ]),
         grants: named(&[
             ("maps", grants.maps),

@@ -58,7 +58,7 @@ pub struct Stats {
     pub hypercalls: BTreeMap<String, u64>,
     /// Hypercalls that were answered with "no such function", by number.
     pub unknown_hypercalls: BTreeMap<u64, u64>,
-    /// Event channels: sends and what came of them.
+    /// Event channels: sends and what came of them; `fifo` is 1 where the guest uses that interface.
     pub events: BTreeMap<String, u64>,
     /// Grants: maps, copies and bytes.
     pub grants: BTreeMap<String, u64>,

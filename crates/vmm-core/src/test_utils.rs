@@ -109,7 +109,7 @@ impl Harness {
         let upcall = Arc::new(MsiUpcall::new(vm.clone(), VCPUS).expect("timers are made"));
         let config = GuestConfig {
             vcpus: VCPUS,
-            max_ports: 4096,
+            max_ports: 1 << 17,
         };
         let ports = hub
             .add_guest(GUEST, config, Arc::new(ram.shared_info()), upcall.clone())
@@ -150,7 +150,7 @@ impl Harness {
         let connect = |(pfn, evtchn, gfn): (u32, u32, cantle_abi::Gfn)| {
             let port = domain
                 .ports
-                .alloc_unbound(DomId::SELF, DomId::DOM0)
+                .give_unbound(DomId::DOM0)
                 .expect("a port is free");
             domain.set_param(pfn, gfn.0);
             domain.set_param(evtchn, port.0.into());

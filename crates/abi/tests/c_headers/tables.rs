@@ -71,6 +71,7 @@ pub(crate) const CONSTANTS_WITHOUT_C: &[&str] = &[
     "XENSTORE_SERVER_FEATURES_OFFSET",
     "XENSTORE_CONNECTION_OFFSET",
     "XENSTORE_ERROR_OFFSET",
+    "EVTCHNOP_reset_cont",
 ];
 
 /// Structures of the crate that are none of the headers': numbers, accessors, errors, and the BIOS's `E820Entry`.
@@ -176,6 +177,11 @@ pub(crate) fn layouts() -> Vec<Layout> {
         event_channel => EvtchnInitControl = "struct evtchn_init_control" {
             control_gfn, offset, vcpu, link_bits, pad => "_pad"
         };
+        event_channel => EvtchnExpandArray = "struct evtchn_expand_array" { array_gfn };
+        event_channel => EvtchnSetPriority = "struct evtchn_set_priority" { port, priority };
+        event_channel => EvtchnFifoControlBlock = "struct evtchn_fifo_control_block" {
+            ready, rsvd => "_rsvd", head
+        };
         grant_table => GrantEntryV1 = "struct grant_entry_v1" { flags, domid, frame };
         grant_table => GnttabMapGrantRef = "struct gnttab_map_grant_ref" {
             host_addr, flags, gref => "ref", dom, status, handle, dev_bus_addr
@@ -255,7 +261,10 @@ pub(crate) fn constants() -> Vec<Constant> {
             EVTCHNOP_status, EVTCHNOP_alloc_unbound, EVTCHNOP_bind_ipi, EVTCHNOP_bind_vcpu, EVTCHNOP_unmask,
             EVTCHNOP_reset, EVTCHNOP_init_control, EVTCHNOP_expand_array, EVTCHNOP_set_priority,
             EVTCHNSTAT_closed, EVTCHNSTAT_unbound, EVTCHNSTAT_interdomain, EVTCHNSTAT_pirq, EVTCHNSTAT_virq,
-            EVTCHNSTAT_ipi, EVTCHN_2L_NR_CHANNELS
+            EVTCHNSTAT_ipi, EVTCHN_2L_NR_CHANNELS, BIND_PIRQ__WILL_SHARE, EVTCHN_FIFO_PRIORITY_MAX,
+            EVTCHN_FIFO_PRIORITY_DEFAULT, EVTCHN_FIFO_PRIORITY_MIN, EVTCHN_FIFO_MAX_QUEUES, EVTCHN_FIFO_PENDING,
+            EVTCHN_FIFO_MASKED, EVTCHN_FIFO_LINKED, EVTCHN_FIFO_BUSY, EVTCHN_FIFO_LINK_BITS,
+            EVTCHN_FIFO_LINK_MASK, EVTCHN_FIFO_NR_CHANNELS
         }
         grant_table {
             GNTTABOP_map_grant_ref, GNTTABOP_unmap_grant_ref, GNTTABOP_setup_table, GNTTABOP_dump_table,

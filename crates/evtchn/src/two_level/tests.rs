@@ -6,18 +6,43 @@ use cantle_abi::ring::HeapPages;
 use cantle_abi::xen::{SharedInfo, VcpuInfo};
 use cantle_abi::{PAGE_SIZE, Port, VcpuId};
 
-use super::{Info, TwoLevel};
-use crate::EvtchnError;
+use super::TwoLevel;
 use crate::page::SharedPage;
 use crate::test_utils::Recorder;
+use crate::vcpus::{Info, Vcpus};
+use crate::{EvtchnError, VcpuInfoError};
 
 const VCPU: VcpuId = VcpuId(1);
 
-fn two_level(vcpus: u32) -> (TwoLevel, SharedPage, Arc<Recorder>) {
-    let memory = Arc::new(HeapPages::new(1));
+/// The interface with its vCPUs.
+struct Both {
+    abi: TwoLevel,
+    vcpus: Vcpus,
+}
+
+impl Both {
+    fn set_pending(&self, port: Port, vcpu: VcpuId) {
+        self.abi.set_pending(port, vcpu, &self.vcpus);
+    }
+    fn unmask(&self, port: Port, vcpu: VcpuId) {
+        self.abi.unmask(port, vcpu, &self.vcpus);
+    }
+    fn is_pending(&self, port: Port) -> bool {
+        self.abi.is_pending(port)
+    }
+    fn upcall_pending(&self, vcpu: VcpuId) -> bool {
+        self.vcpus.upcall_pending(vcpu)
+    }
+}
+
+fn two_level(vcpus: u32) -> (Both, Arc<SharedPage>, Arc<Recorder>) {
+    let page = Arc::new(SharedPage::new(Arc::new(HeapPages::new(1))));
     let upcalls = Arc::new(Recorder::default());
-    let abi = TwoLevel::new(vcpus, memory.clone(), upcalls.clone()).unwrap();
-    (abi, SharedPage::new(memory), upcalls)
+    let both = Both {
+        abi: TwoLevel::new(page.clone()),
+        vcpus: Vcpus::new(vcpus, page.clone(), upcalls.clone()).unwrap(),
+    };
+    (both, page, upcalls)
 }
 
 #[test]
@@ -71,7 +96,7 @@ fn vcpu_info_moves_once_with_everything_pending() {
     old.upcall_mask.store(1, SeqCst);
     let memory = Arc::new(HeapPages::new(1));
     let new_page = SharedPage::new(memory.clone());
-    abi.place_vcpu_info(VCPU, memory.clone(), 128).unwrap();
+    abi.vcpus.place_info(VCPU, memory.clone(), 128).unwrap();
     let new = Info::at(&new_page, 128).unwrap();
     assert_eq!(new.upcall_mask.load(SeqCst), 1);
     assert_eq!(new.pending_sel.load(SeqCst), u64::MAX);
@@ -83,8 +108,8 @@ fn vcpu_info_moves_once_with_everything_pending() {
     assert_eq!(new.pending_sel.load(SeqCst), 2);
     assert_eq!(old.pending_sel.load(SeqCst), 0, "the old place is quiet");
     assert_eq!(
-        abi.place_vcpu_info(VCPU, memory, 256),
-        Err(EvtchnError::VcpuInfoPlaced(VCPU))
+        abi.vcpus.place_info(VCPU, memory, 256),
+        Err(VcpuInfoError::Placed(VCPU))
     );
 }
 
@@ -102,15 +127,17 @@ fn vcpu_info_stays_within_a_page_and_aligned() {
         usize::MAX - 7,
     ] {
         assert_eq!(
-            abi.place_vcpu_info(VCPU, memory.clone(), offset),
-            Err(EvtchnError::BadVcpuInfo(offset))
+            abi.vcpus.place_info(VCPU, memory.clone(), offset),
+            Err(VcpuInfoError::BadPlace(offset))
         );
     }
     assert_eq!(
-        abi.place_vcpu_info(VcpuId(2), memory.clone(), 0),
-        Err(EvtchnError::NoVcpu(VcpuId(2)))
+        abi.vcpus.place_info(VcpuId(2), memory.clone(), 0),
+        Err(VcpuInfoError::NoVcpu(VcpuId(2)))
     );
-    abi.place_vcpu_info(VCPU, memory, PAGE_SIZE - size).unwrap();
+    abi.vcpus
+        .place_info(VCPU, memory, PAGE_SIZE - size)
+        .unwrap();
 }
 
 #[test]
@@ -119,7 +146,8 @@ fn vcpu_beyond_shared_info_hears_of_everything_when_it_has_a_place() {
     let vcpu = VcpuId(35);
     abi.set_pending(Port(9), vcpu);
     assert!(abi.is_pending(Port(9)) && upcalls.take().is_empty());
-    abi.place_vcpu_info(vcpu, Arc::new(HeapPages::new(1)), 0)
+    abi.vcpus
+        .place_info(vcpu, Arc::new(HeapPages::new(1)), 0)
         .unwrap();
     assert!(abi.upcall_pending(vcpu));
     assert_eq!(upcalls.take(), [vcpu]);
@@ -131,12 +159,12 @@ fn pollers_are_woken_by_masked_events_too_and_only_while_they_poll() {
     let mask = page.u64(offset_of!(SharedInfo, evtchn_mask)).unwrap();
     mask.store(u64::MAX, SeqCst);
     abi.set_pending(Port(1), VcpuId(0));
-    abi.poll_begin();
+    abi.vcpus.poll_begin();
     abi.set_pending(Port(1), VcpuId(0));
     assert_eq!(upcalls.poll_wakes(), 0, "it was pending already");
     abi.set_pending(Port(2), VcpuId(0));
     assert_eq!(upcalls.poll_wakes(), 1);
-    abi.poll_end();
+    abi.vcpus.poll_end();
     abi.set_pending(Port(3), VcpuId(0));
     assert_eq!(upcalls.poll_wakes(), 1);
 }
@@ -147,7 +175,7 @@ fn numbers_beyond_the_interface_touch_nothing() {
     for port in [4096, 4097, u32::MAX] {
         abi.set_pending(Port(port), VcpuId(0));
         abi.unmask(Port(port), VcpuId(0));
-        abi.clear_pending(Port(port));
+        assert!(!abi.abi.take_pending(Port(port)));
         assert!(!abi.is_pending(Port(port)));
     }
     assert!(upcalls.take().is_empty());
@@ -159,8 +187,8 @@ fn numbers_beyond_the_interface_touch_nothing() {
 #[test]
 fn configurations_that_do_not_fit_are_refused() {
     for vcpus in [0, u32::MAX] {
-        let memory = Arc::new(HeapPages::new(1));
-        let abi = TwoLevel::new(vcpus, memory, Arc::new(()));
-        assert_eq!(abi.err(), Some(EvtchnError::BadConfig));
+        let page = Arc::new(SharedPage::new(Arc::new(HeapPages::new(1))));
+        let vcpus = Vcpus::new(vcpus, page, Arc::new(()));
+        assert_eq!(vcpus.err(), Some(EvtchnError::BadConfig));
     }
 }

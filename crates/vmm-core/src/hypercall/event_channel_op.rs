@@ -1,14 +1,19 @@
 //! `event_channel_op`.
 
+use std::sync::Arc;
+
 use cantle_abi::event_channel::{
-    EVTCHNOP_alloc_unbound, EVTCHNOP_bind_interdomain, EVTCHNOP_bind_ipi, EVTCHNOP_bind_vcpu,
-    EVTCHNOP_bind_virq, EVTCHNOP_close, EVTCHNOP_reset, EVTCHNOP_send, EVTCHNOP_status,
-    EVTCHNOP_unmask, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindVcpu,
-    EvtchnBindVirq, EvtchnPort, EvtchnReset, EvtchnStatus,
+    EVTCHN_FIFO_LINK_BITS, EVTCHNOP_alloc_unbound, EVTCHNOP_bind_interdomain, EVTCHNOP_bind_ipi,
+    EVTCHNOP_bind_vcpu, EVTCHNOP_bind_virq, EVTCHNOP_close, EVTCHNOP_expand_array,
+    EVTCHNOP_init_control, EVTCHNOP_reset, EVTCHNOP_reset_cont, EVTCHNOP_send,
+    EVTCHNOP_set_priority, EVTCHNOP_status, EVTCHNOP_unmask, EvtchnAllocUnbound,
+    EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindVcpu, EvtchnBindVirq, EvtchnExpandArray,
+    EvtchnInitControl, EvtchnPort, EvtchnReset, EvtchnSetPriority, EvtchnStatus,
 };
-use cantle_abi::{Errno, Port};
+use cantle_abi::{Errno, Gfn, Port};
 
 use super::{Call, Caller, Served};
+use crate::memory::FramePage;
 
 pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
     let at = call.arg(1);
@@ -63,10 +68,45 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
             let op: EvtchnReset = caller.read(at)?;
             ports.reset(op.dom).map_err(errno)?;
         }
-        // FIFO and physical interrupts: not offered, as on a Xen without them.
+        // No reset of ours is ever broken off.
+        EVTCHNOP_reset_cont => return Err(Errno::EBUSY),
+        EVTCHNOP_init_control => init_control(caller, at)?,
+        EVTCHNOP_expand_array => {
+            let op: EvtchnExpandArray = caller.read(at)?;
+            ports
+                .expand_array(page(caller, op.array_gfn)?)
+                .map_err(|e| e.errno())?;
+        }
+        EVTCHNOP_set_priority => {
+            let op: EvtchnSetPriority = caller.read(at)?;
+            ports
+                .set_priority(op.port, op.priority)
+                .map_err(|e| e.errno())?;
+        }
+        // Physical interrupts: not offered, as on a Xen without them.
         _ => return Err(Errno::ENOSYS),
     }
     Ok(0)
+}
+
+/// Places a vCPU's control block. That its answer is written first harms nobody: it is a constant.
+fn init_control(caller: &Caller<'_>, at: u64) -> Result<(), Errno> {
+    let mut op: EvtchnInitControl = caller.read(at)?;
+    let offset = usize::try_from(op.offset).map_err(|_| Errno::EINVAL)?;
+    let page = page(caller, op.control_gfn)?;
+    op.link_bits = u8::try_from(EVTCHN_FIFO_LINK_BITS).map_err(|_| Errno::EINVAL)?;
+    caller.write(at, &op)?;
+    caller
+        .domain()
+        .ports
+        .init_control(op.vcpu, page, offset)
+        .map_err(|e| e.errno())
+}
+
+/// A frame of the guest's, kept by who gets it.
+fn page(caller: &Caller<'_>, gfn: u64) -> Result<Arc<FramePage>, Errno> {
+    let page = caller.domain().ram.page(Gfn(gfn)).ok_or(Errno::EINVAL)?;
+    Ok(Arc::new(page))
 }
 
 /// Writes an operation's result back; where that fails, the port made is closed again, for nobody knows it.

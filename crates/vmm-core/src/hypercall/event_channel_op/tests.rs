@@ -147,16 +147,78 @@ fn kvm_a_port_that_cannot_be_told_is_closed_again() {
 }
 
 #[test]
-fn kvm_ports_run_out_and_fifo_is_not_there() {
+fn kvm_ports_run_out_and_the_rest_is_not_there() {
     let Some(h) = Harness::new() else { return };
     let ask = || call(&h, EVTCHNOP_alloc_unbound, &unbound(DomId::SELF, DomId(0))).0;
     let made = (0..5000).take_while(|_| ask() == 0).count();
-    assert_eq!(made, 4095 - 2);
+    assert_eq!(made, 4095 - 2, "the 2-level interface has no more");
     assert_eq!(ask(), Errno::ENOSPC.to_ret());
-    for cmd in [2, 11, 12, 13, 99] {
+    for cmd in [2, 15, 99] {
         let ret = h.call(0, __HYPERVISOR_event_channel_op, &[cmd, ARGS]);
         assert_eq!(ret, Errno::ENOSYS.to_ret());
         let ret = h.call(0, __HYPERVISOR_event_channel_op, &[cmd, MEMORY]);
         assert_eq!(ret, Errno::ENOSYS.to_ret());
     }
+    let ret = h.call(0, __HYPERVISOR_event_channel_op, &[14, ARGS]);
+    assert_eq!(ret, Errno::EBUSY.to_ret(), "no reset is under way");
+}
+
+fn control(control_gfn: u64, offset: u32, vcpu: u32) -> EvtchnInitControl {
+    EvtchnInitControl {
+        control_gfn,
+        offset,
+        vcpu: VcpuId(vcpu),
+        link_bits: 0,
+        pad: [0; 7],
+    }
+}
+
+#[test]
+fn kvm_fifo_from_its_first_control_block_to_a_reset() {
+    let Some(h) = Harness::new() else { return };
+    let (gfn, outside) = (0x800, MEMORY >> 12);
+    let (einval, ret) = (Errno::EINVAL.to_ret(), |op| {
+        call(&h, EVTCHNOP_init_control, &op).0
+    });
+    assert_eq!(ret(control(outside, 0, 0)), einval);
+    assert_eq!(ret(control(gfn, 4, 0)), einval);
+    assert_eq!(ret(control(gfn, 4096 - 64, 0)), einval);
+    assert_eq!(ret(control(gfn, u32::MAX - 7, 0)), einval);
+    assert_eq!(ret(control(gfn, 0, VCPUS)), Errno::ENOENT.to_ret());
+    let array = |array_gfn| call(&h, EVTCHNOP_expand_array, &EvtchnExpandArray { array_gfn }).0;
+    assert_eq!(array(gfn + 1), Errno::EOPNOTSUPP.to_ret());
+
+    // The ports of xenstore and the console are open already: they do not count.
+    let (done, op) = call(&h, EVTCHNOP_init_control, &control(gfn, 128, 0));
+    assert_eq!((done, op.link_bits), (0, 17));
+    assert_eq!(ret(control(gfn, 0, 0)), einval, "once a vCPU");
+    assert_eq!(ret(control(gfn, 0, 1)), 0);
+    assert_eq!(array(outside), einval);
+    assert_eq!(array(gfn + 1), 0);
+
+    let ipi = EvtchnBindIpi {
+        vcpu: VcpuId(1),
+        port: Port(0),
+    };
+    let port = call(&h, EVTCHNOP_bind_ipi, &ipi).1.port;
+    let priority = |port, priority| {
+        call(
+            &h,
+            EVTCHNOP_set_priority,
+            &EvtchnSetPriority { port, priority },
+        )
+        .0
+    };
+    assert_eq!(priority(port, 3), 0);
+    assert_eq!(priority(port, 16), einval);
+    assert_eq!(priority(Port(99), 3), Errno::EACCES.to_ret());
+    assert_eq!(call(&h, EVTCHNOP_send, &EvtchnPort { port }).0, 0);
+    let word = h.get::<u32>(((gfn + 1) << 12) + u64::from(port.0) * 4);
+    assert_eq!(word >> 28, 0b1010, "pending and linked");
+    assert_eq!(h.get::<u32>(gfn << 12), 1 << 3, "vCPU 1's queue is ready");
+    assert_eq!(h.get::<u32>((gfn << 12) + 8 + 3 * 4), port.0);
+
+    let reset = call(&h, EVTCHNOP_reset, &EvtchnReset { dom: DomId::SELF });
+    assert_eq!(reset.0, 0);
+    assert_eq!(array(gfn + 1), Errno::EOPNOTSUPP.to_ret());
 }

@@ -1,0 +1,136 @@
+//! Signals, and what can be seen of a port.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use cantle_abi::{Port, VcpuId};
+
+use super::Domain;
+use crate::EvtchnError;
+use crate::slots::{Binding, PortState, Slot, Status};
+
+impl Binding {
+    /// Signals the other end of a connected port. The caller sees to it that it stays connected.
+    pub(super) fn deliver(&self) {
+        match self {
+            Self::Guest { peer, port } => {
+                if let Some(slot) = peer.slots.get(*port) {
+                    peer.deliver(*port, slot);
+                }
+            }
+            Self::System { end } => end.signal(),
+            Self::Free | Self::Unbound { .. } | Self::Virq { .. } | Self::Ipi => {}
+        }
+    }
+
+    /// The other end of a connected port.
+    pub(super) fn peer(&self) -> Option<(Arc<Domain>, Port)> {
+        match self {
+            Self::Guest { peer, port } => Some((peer.clone(), *port)),
+            Self::System { end } => Some((end.domain.upgrade()?, end.port)),
+            Self::Free | Self::Unbound { .. } | Self::Virq { .. } | Self::Ipi => None,
+        }
+    }
+}
+
+impl Domain {
+    /// Signals the other end. A port that waits for its other end swallows the signal, as in Xen.
+    pub(crate) fn send(&self, port: Port) -> Result<(), EvtchnError> {
+        let slot = self.slot(port)?;
+        // Held until the delivery is done: see `Slot`.
+        let binding = slot.binding();
+        match &*binding {
+            Binding::Guest { .. } | Binding::System { .. } => {
+                self.counters.sends.fetch_add(1, Relaxed);
+                binding.deliver();
+            }
+            Binding::Ipi => {
+                self.counters.ipis.fetch_add(1, Relaxed);
+                self.deliver(port, slot);
+            }
+            Binding::Unbound { .. } => {}
+            Binding::Free | Binding::Virq { .. } => return Err(EvtchnError::BadPort(port)),
+        }
+        Ok(())
+    }
+
+    /// Raises a virtual interrupt; false where the guest has not bound it.
+    pub(crate) fn raise_virq(&self, virq: u32, vcpu: VcpuId) -> bool {
+        let Some(virqs) = self.guest().map(|guest| &guest.virqs) else {
+            return false;
+        };
+        let Some(port) = virqs.port(virq, vcpu) else {
+            return false;
+        };
+        let Some(slot) = self.slots.get(port) else {
+            return false;
+        };
+        let _binding = slot.binding();
+        // The entry changes only under the slot's write lock: now it is certain whose port this is.
+        if virqs.port(virq, vcpu) != Some(port) {
+            return false;
+        }
+        self.counters.virqs.fetch_add(1, Relaxed);
+        self.deliver(port, slot);
+        true
+    }
+
+    /// Unmasks a guest's port; nothing where it is closed, as in Xen.
+    pub(crate) fn unmask(&self, port: Port) -> Result<(), EvtchnError> {
+        if !self.slots.in_range(port) {
+            return Err(EvtchnError::BadPort(port));
+        }
+        let (Some(guest), Some(slot)) = (self.guest(), self.slots.get(port)) else {
+            return Ok(());
+        };
+        let binding = slot.binding();
+        if !matches!(&*binding, Binding::Free) {
+            guest.events.unmask(port, slot);
+        }
+        Ok(())
+    }
+
+    /// Whether a guest's port is pending. Takes no slot's lock: pollers ask while they hold their own.
+    pub(crate) fn is_pending(&self, port: Port) -> bool {
+        self.slots.in_range(port) && self.guest().is_some_and(|g| g.events.is_pending(port))
+    }
+
+    /// What a port is.
+    pub(crate) fn status(&self, port: Port) -> Result<Status, EvtchnError> {
+        if !self.slots.in_range(port) {
+            return Err(EvtchnError::BadPort(port));
+        }
+        let Some(slot) = self.slots.get(port) else {
+            return Ok(Status {
+                vcpu: VcpuId(0),
+                state: PortState::Closed,
+            });
+        };
+        let binding = slot.binding();
+        let state = match &*binding {
+            Binding::Free => PortState::Closed,
+            Binding::Unbound { remote, .. } => PortState::Unbound { remote: *remote },
+            Binding::Guest { peer, port } => PortState::Interdomain {
+                remote: peer.id,
+                port: *port,
+            },
+            Binding::System { end } => PortState::Interdomain {
+                remote: end.owner,
+                port: end.port,
+            },
+            Binding::Virq { virq } => PortState::Virq(*virq),
+            Binding::Ipi => PortState::Ipi,
+        };
+        Ok(Status {
+            vcpu: slot.vcpu(),
+            state,
+        })
+    }
+
+    /// Sets a guest's port pending. The caller holds the lock of the slot that sends.
+    fn deliver(&self, port: Port, slot: &Slot) {
+        if let Some(guest) = self.guest() {
+            guest.events.set_pending(port, slot);
+        }
+    }
+}
