@@ -54,8 +54,18 @@ pub const GTF_readonly: u16 = 1 << 2;
 pub const GTF_reading: u16 = 1 << 3;
 /// Set by the host: mapped for writing.
 pub const GTF_writing: u16 = 1 << 4;
+/// Cache attribute for mappings: write-through.
+pub const GTF_PWT: u16 = 1 << 5;
+/// Cache attribute for mappings: none.
+pub const GTF_PCD: u16 = 1 << 6;
+/// Cache attribute for mappings: by the attribute table.
+pub const GTF_PAT: u16 = 1 << 7;
 /// Version 2: only a part of the page.
 pub const GTF_sub_page: u16 = 1 << 8;
+/// Set by the host in a [`GTF_accept_transfer`] entry: a frame is on its way, and the guest leaves the entry alone.
+pub const GTF_transfer_committed: u16 = 1 << 2;
+/// Set by the host: the frame has arrived.
+pub const GTF_transfer_completed: u16 = 1 << 3;
 
 /// Map for devices.
 pub const GNTMAP_device_map: u32 = 1 << 0;
@@ -63,6 +73,19 @@ pub const GNTMAP_device_map: u32 = 1 << 0;
 pub const GNTMAP_host_map: u32 = 1 << 1;
 /// Map for reading only.
 pub const GNTMAP_readonly: u32 = 1 << 2;
+/// The program may use the mapping too, not the kernel alone (guests with Xen's page tables).
+pub const GNTMAP_application_map: u32 = 1 << 3;
+/// `host_addr` is the machine address of a page table entry (guests with Xen's page tables).
+pub const GNTMAP_contains_pte: u32 = 1 << 4;
+/// Bits for the page table entry that are the guest's own.
+pub const GNTMAP_guest_avail_mask: u32 = u32::MAX << 16;
+
+/// [`GnttabCacheFlush::op`]: write back.
+pub const GNTTAB_CACHE_CLEAN: u32 = 1 << 0;
+/// [`GnttabCacheFlush::op`]: forget.
+pub const GNTTAB_CACHE_INVAL: u32 = 1 << 1;
+/// [`GnttabCacheFlush::op`]: the page is named by a grant.
+pub const GNTTAB_CACHE_SOURCE_GREF: u32 = 1 << 31;
 
 /// [`GnttabCopy::flags`]: the source is a grant.
 pub const GNTCOPY_source_gref: u16 = 1 << 0;
@@ -112,6 +135,28 @@ pub struct GrantEntryV1 {
 
 /// Entries in one frame of a version 1 table.
 pub const GRANT_ENTRIES_PER_FRAME_V1: u32 = 512;
+
+/// `union grant_entry_v2`, 16 bytes, as a grant of a page or of a part of one: written by the guest alone; what the host marks
+/// is in the status frames (`grant_status_t`, 16 bits for each entry).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GrantEntryV2 {
+    /// `GTF_*`.
+    pub flags: u16,
+    /// Who is granted access.
+    pub domid: DomId,
+    /// With [`GTF_sub_page`]: where the part begins, in bytes.
+    pub page_off: u16,
+    /// With [`GTF_sub_page`]: its bytes.
+    pub length: u16,
+    /// The frame.
+    pub frame: u64,
+}
+
+/// Entries in one frame of a version 2 table.
+pub const GRANT_ENTRIES_PER_FRAME_V2: u32 = 256;
+/// Entries whose status is in one status frame.
+pub const GRANT_STATUS_PER_FRAME: u32 = 2048;
 
 /// `struct gnttab_map_grant_ref`, 32 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -235,4 +280,90 @@ pub struct GnttabGetVersion {
     pub pad: u16,
     /// Out: the version in use.
     pub version: u32,
+}
+
+/// `struct gnttab_dump_table`, 4 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GnttabDumpTable {
+    /// In: whose table.
+    pub dom: DomId,
+    /// Out: `GNTST_*`.
+    pub status: i16,
+}
+
+/// `struct gnttab_transfer`, 24 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GnttabTransfer {
+    /// In: the frame that is given away.
+    pub mfn: u64,
+    /// In: to whom.
+    pub domid: DomId,
+    /// Padding.
+    pub pad: u16,
+    /// In: the entry by which it is taken.
+    pub gref: GrantRef,
+    /// Out: `GNTST_*`.
+    pub status: i16,
+    /// Padding.
+    pub pad2: [u16; 3],
+}
+
+/// `struct gnttab_unmap_and_replace`, 24 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GnttabUnmapAndReplace {
+    /// In: where it is mapped.
+    pub host_addr: u64,
+    /// In: the mapping that is to be there instead.
+    pub new_addr: u64,
+    /// In: the mapping.
+    pub handle: u32,
+    /// Out: `GNTST_*`.
+    pub status: i16,
+    /// Padding.
+    pub pad: u16,
+}
+
+/// `struct gnttab_get_status_frames`, 16 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GnttabGetStatusFrames {
+    /// In: how many frames are asked for.
+    pub nr_frames: u32,
+    /// In: whose table.
+    pub dom: DomId,
+    /// Out: `GNTST_*`.
+    pub status: i16,
+    /// In: guest-virtual address of an array for the frame numbers (64 bits each).
+    pub frame_list: u64,
+}
+
+/// `struct gnttab_swap_grant_ref`, 12 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GnttabSwapGrantRef {
+    /// In: one entry.
+    pub ref_a: GrantRef,
+    /// In: the other.
+    pub ref_b: GrantRef,
+    /// Out: `GNTST_*`.
+    pub status: i16,
+    /// Padding.
+    pub pad: u16,
+}
+
+/// `struct gnttab_cache_flush`, 16 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GnttabCacheFlush {
+    /// In: the device address of the page, or the grant (low 32 bits).
+    pub a: u64,
+    /// In: where in the page, in bytes.
+    pub offset: u16,
+    /// In: how many bytes.
+    pub length: u16,
+    /// In: `GNTTAB_CACHE_*`.
+    pub op: u32,
 }

@@ -59,6 +59,8 @@ pub(crate) const CONSTANTS_WITHOUT_C: &[&str] = &[
     "PAGE_SHIFT",
     "PAGE_SIZE",
     "GRANT_ENTRIES_PER_FRAME_V1",
+    "GRANT_ENTRIES_PER_FRAME_V2",
+    "GRANT_STATUS_PER_FRAME",
     "HYPERCALL_PAGE_ENTRIES",
     "XEN_ELFNOTE_NAME",
     "MEMOP_CMD_MASK",
@@ -198,6 +200,24 @@ pub(crate) fn layouts() -> Vec<Layout> {
             dom, nr_frames, max_nr_frames, status
         } pad { pad, pad2 };
         grant_table => GnttabSetVersion = "struct gnttab_set_version" { version };
+        grant_table => GrantEntryV2 = "union grant_entry_v2" {
+            flags => "hdr.flags", domid => "hdr.domid", page_off => "sub_page.page_off",
+            length => "sub_page.length", frame => "full_page.frame"
+        };
+        grant_table => GnttabDumpTable = "struct gnttab_dump_table" { dom, status };
+        grant_table => GnttabTransfer = "struct gnttab_transfer" {
+            mfn, domid, gref => "ref", status
+        } pad { pad, pad2 };
+        grant_table => GnttabUnmapAndReplace = "struct gnttab_unmap_and_replace" {
+            host_addr, new_addr, handle, status
+        } pad { pad };
+        grant_table => GnttabGetStatusFrames = "struct gnttab_get_status_frames" {
+            nr_frames, dom, status, frame_list
+        };
+        grant_table => GnttabSwapGrantRef = "struct gnttab_swap_grant_ref" {
+            ref_a, ref_b, status
+        } pad { pad };
+        grant_table => GnttabCacheFlush = "struct gnttab_cache_flush" { a, offset, length, op };
         grant_table => GnttabGetVersion = "struct gnttab_get_version" { dom, version } pad { pad };
         hvm => XenHvmParam = "struct xen_hvm_param" { domid, pad, index, value };
         hvm => XenHvmEvtchnUpcallVector = "struct xen_hvm_evtchn_upcall_vector" { vcpu, vector } pad { pad };
@@ -272,7 +292,9 @@ pub(crate) fn constants() -> Vec<Constant> {
             GNTTABOP_set_version, GNTTABOP_get_status_frames, GNTTABOP_get_version, GNTTABOP_swap_grant_ref,
             GNTTABOP_cache_flush, GNTTAB_NR_RESERVED_ENTRIES, GTF_invalid, GTF_permit_access,
             GTF_accept_transfer, GTF_transitive, GTF_type_mask, GTF_readonly, GTF_reading, GTF_writing,
-            GTF_sub_page, GNTMAP_device_map, GNTMAP_host_map, GNTMAP_readonly, GNTCOPY_source_gref,
+            GTF_PWT, GTF_PCD, GTF_PAT, GTF_sub_page, GTF_transfer_committed, GTF_transfer_completed,
+            GNTMAP_application_map, GNTMAP_contains_pte, GNTMAP_guest_avail_mask, GNTTAB_CACHE_CLEAN,
+            GNTTAB_CACHE_INVAL, GNTTAB_CACHE_SOURCE_GREF, GNTMAP_device_map, GNTMAP_host_map, GNTMAP_readonly, GNTCOPY_source_gref,
             GNTCOPY_dest_gref, GNTST_okay, GNTST_general_error, GNTST_bad_domain, GNTST_bad_gntref,
             GNTST_bad_handle, GNTST_bad_virt_addr, GNTST_bad_dev_addr, GNTST_no_device_space,
             GNTST_permission_denied, GNTST_bad_page, GNTST_bad_copy_arg, GNTST_address_too_big, GNTST_eagain,
@@ -458,6 +480,14 @@ pub(crate) fn expressions() -> Vec<(&'static str, u64)> {
         (
             "4096 / sizeof(struct grant_entry_v1)",
             u64::from(grant_table::GRANT_ENTRIES_PER_FRAME_V1),
+        ),
+        (
+            "4096 / sizeof(union grant_entry_v2)",
+            u64::from(grant_table::GRANT_ENTRIES_PER_FRAME_V2),
+        ),
+        (
+            "4096 / sizeof(grant_status_t)",
+            u64::from(grant_table::GRANT_STATUS_PER_FRAME),
         ),
         (
             "offsetof(struct xenstore_domain_interface, server_features)",
