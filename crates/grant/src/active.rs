@@ -82,6 +82,40 @@ impl Active {
     }
 }
 
+/// All entries of a table, locked. Locks are taken in ascending order, as whoever takes two does.
+pub(crate) struct AllLocked<'a>(Vec<&'a [Active]>);
+
+impl<'a> AllLocked<'a> {
+    /// Locks every entry. Bounded by the table's size.
+    pub(crate) fn new(frames: impl Iterator<Item = &'a [Active]>) -> Self {
+        let mut all = Self(Vec::new());
+        for frame in frames {
+            for active in frame {
+                // The lock stays; `drop` gives it back.
+                std::mem::forget(active.lock());
+            }
+            all.0.push(frame);
+        }
+        all
+    }
+
+    /// The uses of each entry, from the first.
+    pub(crate) fn pins(&self) -> impl Iterator<Item = Pins> + '_ {
+        let entries = self.0.iter().flat_map(|frame| frame.iter());
+        entries.map(|active| Pins::unpack(active.0.load(Relaxed)))
+    }
+}
+
+impl Drop for AllLocked<'_> {
+    fn drop(&mut self) {
+        for active in self.0.iter().flat_map(|frame| frame.iter()) {
+            // Only the holder writes a locked word.
+            let word = active.0.load(Relaxed);
+            active.0.store(word & !LOCKED, Release);
+        }
+    }
+}
+
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         self.active.0.store(self.pins.pack(), Release);

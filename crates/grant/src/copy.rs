@@ -19,20 +19,28 @@ pub(crate) struct Pinned<'a> {
 }
 
 impl<'a> Pinned<'a> {
-    /// Pins a granted page.
+    /// Pins a granted page for `len` bytes at `offset`, which the caller knows to be within a page.
     pub(crate) fn new(
         table: &'a GrantTable,
         gref: GrantRef,
         grantee: DomId,
         write: bool,
+        offset: u16,
+        len: usize,
     ) -> Result<Self, GrantStatus> {
         let page = table.pin(gref, grantee, write, KIND_FOR_COPY)?;
-        Ok(Self {
+        let pinned = Self {
             table,
             gref,
             write,
-            page,
-        })
+            page: page.ptr,
+        };
+        // A version 2 entry may grant a part of the page only.
+        if page.part.contains(offset, len) {
+            Ok(pinned)
+        } else {
+            Err(GrantStatus::GENERAL_ERROR)
+        }
     }
 }
 
@@ -84,7 +92,8 @@ pub(crate) fn pin_local<'a>(
     local: &Local<'_>,
 ) -> Result<Pinned<'a>, GrantStatus> {
     within_page(offset, local.len())?;
-    Pinned::new(table, gref, grantee, matches!(local, Local::From(_)))
+    let write = matches!(local, Local::From(_));
+    Pinned::new(table, gref, grantee, write, offset, local.len())
 }
 
 /// Copies one piece between a pinned page and this process's memory, as [`pin_local`] pinned it.

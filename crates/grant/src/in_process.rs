@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cantle_abi::{DomId, GrantRef};
 
 use crate::copy::{Pinned, copy_local, pin_local};
-use crate::{Access, CopyPiece, GrantMapper, GrantStatus, GrantTable, Mapping, Tables};
+use crate::{Access, CopyPiece, GrantMapper, GrantStatus, GrantTable, Mapping, Mappings, Tables};
 
 /// A [`GrantMapper`] for a system domain that runs in the process that has the guests' memory.
 #[derive(Clone, Debug)]
@@ -24,11 +24,19 @@ impl InProcessMapper {
 
 impl GrantMapper for InProcessMapper {
     fn map(&self, granter: DomId, gref: GrantRef, access: Access) -> Result<Mapping, GrantStatus> {
-        let table = self
-            .tables
-            .get(granter.resolve(self.own))
+        let tables = self.tables.read();
+        let table = tables
+            .get(&granter.resolve(self.own))
             .ok_or(GrantStatus::BAD_DOMAIN)?;
-        Mapping::pin(&table, gref, self.own, access)
+        Mapping::pin(table, gref, self.own, access)
+    }
+
+    fn map_all(&self, granter: DomId, wanted: &[(GrantRef, Access)]) -> Mappings {
+        let tables = self.tables.read();
+        match tables.get(&granter.resolve(self.own)) {
+            Some(table) => Mappings::pin(table, self.own, wanted),
+            None => Mappings::refused(GrantStatus::BAD_DOMAIN, wanted.len()),
+        }
     }
 
     fn copy(&self, pieces: &mut [CopyPiece<'_>]) {

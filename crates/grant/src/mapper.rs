@@ -2,7 +2,7 @@
 
 use cantle_abi::{DomId, Gfn, GrantRef};
 
-use crate::{GrantStatus, Mapping};
+use crate::{GrantStatus, Mapping, Mappings};
 
 /// How a page is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,12 @@ pub trait GrantMapper: Send + Sync {
     /// [`BAD_PAGE`](GrantStatus::BAD_PAGE); and for an entry that does not grant this, whatever the reason,
     /// [`GENERAL_ERROR`](GrantStatus::GENERAL_ERROR).
     fn map(&self, granter: DomId, gref: GrantRef, access: Access) -> Result<Mapping, GrantStatus>;
+
+    /// Maps many pages of one granter, as [`map`](Self::map) does each: they are given back together. Cheaper than one by one, and
+    /// nothing else.
+    fn map_all(&self, granter: DomId, wanted: &[(GrantRef, Access)]) -> Mappings {
+        Mappings::one_by_one(self, granter, wanted)
+    }
 
     /// Copies between granted pages and this process's own memory, each piece with a status of its own (`GNTTABOP_copy`).
     ///

@@ -18,12 +18,21 @@ use crate::{Access, GrantStatus, GrantTable};
 /// mapped [`Access::ReadOnly`] must not be written.
 pub struct Mapping {
     page: NonNull<u8>,
-    table: Arc<GrantTable>,
     gref: GrantRef,
     access: Access,
+    held: Held,
 }
 
-// SAFETY: the page is plain memory, whose owner (in `table`) is Send and Sync and keeps it mapped.
+/// What keeps the page, and gives it back when dropped.
+enum Held {
+    /// A pin in the granter's table.
+    Pin(Arc<GrantTable>),
+    /// The kernel's mapping of it.
+    #[cfg(feature = "xen-device")]
+    Device(crate::gntdev::Region),
+}
+
+// SAFETY: the page is plain memory, whose owner (in `held`) is Send and Sync and keeps it mapped.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; it is reached only by volatile and atomic accesses.
 unsafe impl Sync for Mapping {}
@@ -37,19 +46,34 @@ impl Mapping {
         access: Access,
     ) -> Result<Self, GrantStatus> {
         let page = table.pin(gref, grantee, access.writes(), KIND_FOR_MAP)?;
-        table.count_map();
+        table.count_maps(1);
         Ok(Self {
-            page,
-            table: table.clone(),
+            page: page.ptr,
             gref,
             access,
+            held: Held::Pin(table.clone()),
         })
+    }
+
+    /// A page that the kernel has mapped.
+    #[cfg(feature = "xen-device")]
+    pub(crate) fn of_device(region: crate::gntdev::Region, gref: GrantRef, access: Access) -> Self {
+        Self {
+            page: region.page(),
+            gref,
+            access,
+            held: Held::Device(region),
+        }
     }
 
     /// Whose page it is.
     #[must_use]
     pub fn granter(&self) -> DomId {
-        self.table.dom()
+        match &self.held {
+            Held::Pin(table) => table.dom(),
+            #[cfg(feature = "xen-device")]
+            Held::Device(region) => region.granter(),
+        }
     }
 
     /// By which grant.
@@ -67,13 +91,19 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        self.table.unpin(self.gref, self.access.writes());
-        self.table.count_unmap();
+        match &self.held {
+            Held::Pin(table) => {
+                table.unpin(self.gref, self.access.writes());
+                table.count_unmaps(1);
+            }
+            #[cfg(feature = "xen-device")]
+            Held::Device(_) => {}
+        }
     }
 }
 
 // SAFETY: the page came from `GuestFrames::frame`, which promises one aligned page that stays mapped while the frames' owner
-// lives; `table` keeps that alive.
+// lives, and the table in `held` keeps that alive; or it is the kernel's mapping, which `held` is.
 unsafe impl SharedMemory for Mapping {
     fn as_ptr(&self) -> NonNull<u8> {
         self.page

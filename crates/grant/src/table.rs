@@ -1,69 +1,35 @@
 //! One domain's grant table.
 
+mod config;
+mod reserved;
+mod stats;
+mod swap;
+mod version;
+
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use cantle_abi::grant_table::{
-    GRANT_ENTRIES_PER_FRAME_V1, GTF_permit_access, GTF_reading, GTF_writing,
-};
-use cantle_abi::{DomId, Errno, Gfn, GrantRef, PAGE_SIZE, SharedMemory};
+use cantle_abi::grant_table::{GRANT_ENTRIES_PER_FRAME_V1, GTF_reading, GTF_writing};
+use cantle_abi::{DomId, Gfn, GrantRef, PAGE_SIZE, SharedMemory};
 
 use crate::active::{Active, Locked, MAX_USES, Pins};
-use crate::entries::{Entries, Entry, Refused};
+use crate::entries::{Entries, Entry, Part, Refused, Version};
+use crate::maptrack::Maptrack;
 use crate::{GrantStatus, GuestFrames};
 
-/// The most frames that any table may have.
-const MAX_FRAMES: u32 = 4096;
-
-/// How large a table is and may become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TableConfig {
-    /// Frames (of 512 entries) that it begins with.
-    pub initial_frames: u32,
-    /// Frames that it may grow to; at most 4096.
-    pub max_frames: u32,
-}
-
-/// One frame, growing to 64, as Xen's defaults are.
-impl Default for TableConfig {
-    fn default() -> Self {
-        Self {
-            initial_frames: 1,
-            max_frames: 64,
-        }
-    }
-}
-
-/// Why a table cannot be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TableError {
-    /// No frames, more than 4096, or more to begin with than at most.
-    #[error("a table cannot begin with {} of {} frames", .0.initial_frames, .0.max_frames)]
-    Frames(TableConfig),
-    /// The memory has fewer bytes than the table may grow to.
-    #[error("{0} bytes are too few for the table's entries")]
-    TooSmall(usize),
-}
-
-/// How often a domain's grants were used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Mappings made.
-    pub maps: u64,
-    /// Mappings ended.
-    pub unmaps: u64,
-    /// Pieces copied out of or into its granted pages.
-    pub copies: u64,
-    /// Bytes in them.
-    pub bytes: u64,
-}
+pub(crate) use config::HANDLES_PER_FRAME;
+pub use config::{TableConfig, TableError};
+use stats::Counters;
+pub use stats::Stats;
 
 /// A grant that is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InUse {
+    /// Whose.
+    pub granter: DomId,
     /// Which.
     pub gref: GrantRef,
     /// By whom.
@@ -72,14 +38,29 @@ pub struct InUse {
     pub uses: u32,
 }
 
-/// One domain's grant table, version 1, and its memory.
+/// The pages that a table is made of. The guest sees them, and writes the entries.
+pub struct TablePages {
+    /// `max_frames` pages, zeroed: the guest's grant frames.
+    pub entries: Arc<dyn SharedMemory + Send + Sync>,
+    /// [`TableConfig::status_frames`] pages, zeroed; `None` for version 1.
+    pub status: Option<Arc<dyn SharedMemory + Send + Sync>>,
+}
+
+/// One domain's grant table, and its memory.
 ///
 /// The guest writes the entries; the host marks those in use. Every method may be called from any thread, whatever
 /// the guest writes meanwhile.
+///
+/// The pages, those of status too, are the table's from its making to its end: none is given back when the version changes, so
+/// that no use of one, and no look at one by the guest, can come too late (XSA-379 and its five successors).
 pub struct GrantTable {
     dom: DomId,
-    max_frames: u32,
+    config: TableConfig,
     nr_frames: AtomicU32,
+    /// The version's number. Changed with every entry's lock held: whoever holds one may go by it.
+    version: AtomicU32,
+    /// Held while the table grows or changes its version.
+    shape: Mutex<()>,
     entries: Entries,
     frames: Arc<dyn GuestFrames>,
     /// Uses by entry, a boxed slice for each frame of the table.
@@ -87,52 +68,68 @@ pub struct GrantTable {
     /// Set when the domain ends: nothing new is pinned.
     dying: AtomicBool,
     counters: Counters,
+    maptrack: Maptrack,
 }
 
-#[derive(Default)]
-struct Counters {
-    maps: AtomicU64,
-    unmaps: AtomicU64,
-    copies: AtomicU64,
-    bytes: AtomicU64,
+/// A page that is pinned, and what of it may be used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Page {
+    pub(crate) ptr: NonNull<u8>,
+    pub(crate) part: Part,
 }
 
 impl GrantTable {
-    /// A table of `dom` whose entries are in `entries` (`max_frames` pages, zeroed, which the guest sees as its grant frames) and
-    /// whose pages are found by `frames`.
+    /// A version 1 table of `dom` whose entries are in `entries` (`max_frames` pages, zeroed, which the guest sees as its grant
+    /// frames) and whose pages are found by `frames`.
     ///
     /// # Errors
     ///
-    /// [`TableError`] where the sizes do not fit.
+    /// As [`with_pages`](Self::with_pages).
     pub fn new(
         dom: DomId,
         config: TableConfig,
         entries: Arc<dyn SharedMemory + Send + Sync>,
         frames: Arc<dyn GuestFrames>,
     ) -> Result<Arc<Self>, TableError> {
-        let TableConfig {
-            initial_frames,
-            max_frames,
-        } = config;
-        if initial_frames == 0 || max_frames > MAX_FRAMES || initial_frames > max_frames {
-            return Err(TableError::Frames(config));
+        let status = None;
+        Self::with_pages(dom, config, TablePages { entries, status }, frames)
+    }
+
+    /// A table of `dom` that may have status frames too, as version 2 needs them. It begins with version 1.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError`] where the sizes do not fit.
+    pub fn with_pages(
+        dom: DomId,
+        config: TableConfig,
+        pages: TablePages,
+        frames: Arc<dyn GuestFrames>,
+    ) -> Result<Arc<Self>, TableError> {
+        config.check()?;
+        let entries = Entries::new(pages.entries, pages.status);
+        let (shared, status) = entries.len();
+        let bytes = |frames| usize::try_from(frames).map_or(usize::MAX, |n| n * PAGE_SIZE);
+        if shared < bytes(config.max_frames) {
+            return Err(TableError::TooSmall(shared));
         }
-        let entries = Entries::new(entries);
-        let needed = usize::try_from(max_frames).map(|frames| frames * PAGE_SIZE);
-        if needed.map_or(true, |needed| entries.len() < needed) {
-            return Err(TableError::TooSmall(entries.len()));
+        if status < bytes(config.status_frames()) {
+            return Err(TableError::StatusTooSmall(status));
         }
         let table = Self {
             dom,
-            max_frames,
+            config,
             nr_frames: AtomicU32::new(0),
+            version: AtomicU32::new(1),
+            shape: Mutex::new(()),
             entries,
             frames,
-            active: (0..max_frames).map(|_| OnceLock::new()).collect(),
+            active: (0..config.max_frames).map(|_| OnceLock::new()).collect(),
             dying: AtomicBool::new(false),
             counters: Counters::default(),
+            maptrack: Maptrack::new(config.max_maptrack_frames),
         };
-        table.extend(initial_frames);
+        table.extend(config.initial_frames);
         Ok(Arc::new(table))
     }
 
@@ -151,26 +148,7 @@ impl GrantTable {
     /// Frames it may have.
     #[must_use]
     pub fn max_frames(&self) -> u32 {
-        self.max_frames
-    }
-
-    /// The table's version, 1 (`GNTTABOP_get_version`).
-    #[must_use]
-    pub fn version(&self) -> u32 {
-        1
-    }
-
-    /// `GNTTABOP_set_version`. Version 2 is not offered; a guest that is refused stays with version 1.
-    ///
-    /// # Errors
-    ///
-    /// As Xen with `gnttab=max-ver:1`: [`Errno::ENOSYS`] for version 2, [`Errno::EINVAL`] for what is no version.
-    pub fn set_version(&self, version: u32) -> Result<(), Errno> {
-        match version {
-            1 => Ok(()),
-            2 => Err(Errno::ENOSYS),
-            _ => Err(Errno::EINVAL),
-        }
+        self.config.max_frames
     }
 
     /// Lets the table have at least `frames` frames (`GNTTABOP_setup_table`; `XENMEM_add_to_physmap` of a frame beyond the end).
@@ -180,38 +158,22 @@ impl GrantTable {
     ///
     /// [`GrantStatus::GENERAL_ERROR`] beyond the limit.
     pub fn grow(&self, frames: u32) -> Result<(), GrantStatus> {
-        if frames > self.max_frames {
+        if frames > self.config.max_frames {
             return Err(GrantStatus::GENERAL_ERROR);
         }
+        let _shape = crate::locked(&self.shape);
         self.extend(frames);
-        Ok(())
-    }
-
-    /// Writes an entry on the guest's behalf before it runs: what the toolstack does with the reserved ones.
-    ///
-    /// # Errors
-    ///
-    /// [`GrantStatus::BAD_GNTREF`] beyond the table's end; [`GrantStatus::BAD_PAGE`] for a frame that is not the guest's memory or
-    /// does not fit a version 1 entry; [`GrantStatus::GENERAL_ERROR`] while the entry is in use.
-    pub fn seed(&self, gref: GrantRef, grantee: DomId, gfn: Gfn) -> Result<(), GrantStatus> {
-        let frame = u32::try_from(gfn.0).map_err(|_| GrantStatus::BAD_PAGE)?;
-        self.frame(gfn)?;
-        let (entry, locked) = self.lock(gref)?;
-        if locked.pins.uses != 0 {
-            return Err(GrantStatus::GENERAL_ERROR);
-        }
-        entry.write(GTF_permit_access, grantee, frame);
         Ok(())
     }
 
     /// The grants in use, from the lowest: what is still mapped when a domain ends. Bounded by the table's size.
     #[must_use]
     pub fn mapped(&self) -> Vec<InUse> {
-        let active = self.active.iter().filter_map(OnceLock::get);
-        let entries = active.flat_map(|frame| frame.iter());
+        let entries = self.active_frames().flatten();
         let in_use = (0u32..).zip(entries).filter_map(|(gref, active)| {
             let Pins { grantee, uses, .. } = active.lock().pins;
             (uses != 0).then_some(InUse {
+                granter: self.dom,
                 gref: GrantRef(gref),
                 grantee,
                 uses,
@@ -223,17 +185,21 @@ impl GrantTable {
     /// How often its grants were used.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        Stats {
-            maps: self.counters.maps.load(Relaxed),
-            unmaps: self.counters.unmaps.load(Relaxed),
-            copies: self.counters.copies.load(Relaxed),
-            bytes: self.counters.bytes.load(Relaxed),
-        }
+        self.counters.read()
     }
 
     /// Nothing new is pinned from now on; what is stays.
     pub(crate) fn end(&self) {
         self.dying.store(true, SeqCst);
+    }
+
+    pub(crate) fn is_dying(&self) -> bool {
+        self.dying.load(SeqCst)
+    }
+
+    /// What the domain has mapped of others.
+    pub(crate) fn maptrack(&self) -> &Maptrack {
+        &self.maptrack
     }
 
     /// Pins the page of a grant for `grantee`, until [`unpin`](Self::unpin) with the same `write`.
@@ -243,10 +209,10 @@ impl GrantTable {
         grantee: DomId,
         write: bool,
         kind: u16,
-    ) -> Result<NonNull<u8>, GrantStatus> {
+    ) -> Result<Page, GrantStatus> {
         let (entry, mut locked) = self.lock(gref)?;
         // Looked at with the entry's lock held: a `mapped` after the domain's end misses nothing.
-        if self.dying.load(SeqCst) {
+        if self.is_dying() {
             return Err(GrantStatus::BAD_DOMAIN);
         }
         let pins = &mut locked.pins;
@@ -256,7 +222,10 @@ impl GrantTable {
         }
         // The entry is checked at each use, also where it is in use already: nothing about it is remembered.
         let page = match entry.mark(grantee, write, kind) {
-            Ok(gfn) => self.frame(gfn),
+            Ok(granted) => self.frame(granted.gfn).map(|ptr| Page {
+                ptr,
+                part: granted.part,
+            }),
             Err(Refused::Untouched) => return Err(GrantStatus::GENERAL_ERROR),
             Err(Refused::Marked) => Err(GrantStatus::GENERAL_ERROR),
         };
@@ -287,17 +256,16 @@ impl GrantTable {
         self.frames.frame(gfn).ok_or(GrantStatus::BAD_PAGE)
     }
 
-    pub(crate) fn count_map(&self) {
-        self.counters.maps.fetch_add(1, Relaxed);
+    pub(crate) fn count_maps(&self, count: u64) {
+        self.counters.maps(count);
     }
 
-    pub(crate) fn count_unmap(&self) {
-        self.counters.unmaps.fetch_add(1, Relaxed);
+    pub(crate) fn count_unmaps(&self, count: u64) {
+        self.counters.unmaps(count);
     }
 
     pub(crate) fn count_copies(&self, copies: u64, bytes: u64) {
-        self.counters.copies.fetch_add(copies, Relaxed);
-        self.counters.bytes.fetch_add(bytes, Relaxed);
+        self.counters.copies(copies, bytes);
     }
 
     /// An entry of the table, and the lock of the host's count of its uses.
@@ -305,11 +273,30 @@ impl GrantTable {
         let frame = gref.0 / GRANT_ENTRIES_PER_FRAME_V1;
         let find = || {
             let active = self.active.get(usize::try_from(frame).ok()?)?.get()?;
-            let active = active.get(usize::try_from(gref.0 % GRANT_ENTRIES_PER_FRAME_V1).ok()?)?;
-            Some((self.entries.get(gref)?, active))
+            active.get(usize::try_from(gref.0 % GRANT_ENTRIES_PER_FRAME_V1).ok()?)
         };
-        let (entry, active) = find().ok_or(GrantStatus::BAD_GNTREF)?;
-        Ok((entry, active.lock()))
+        let locked = find().ok_or(GrantStatus::BAD_GNTREF)?.lock();
+        // With the entry's lock held, the version stays what it is.
+        let version = self.version_in_use();
+        if version == Version::Two && gref.0 / version.per_frame() >= self.nr_frames() {
+            return Err(GrantStatus::BAD_GNTREF);
+        }
+        let entry = self.entries.get(version, gref);
+        Ok((entry.ok_or(GrantStatus::BAD_GNTREF)?, locked))
+    }
+
+    fn version_in_use(&self) -> Version {
+        // Relaxed: the entry's lock, which the caller holds, orders it.
+        match self.version.load(Relaxed) {
+            2 => Version::Two,
+            _ => Version::One,
+        }
+    }
+
+    /// The uses, by frames of a version 1 table.
+    fn active_frames(&self) -> impl Iterator<Item = &[Active]> {
+        let frames = self.active.iter().filter_map(OnceLock::get);
+        frames.map(|frame| &**frame)
     }
 
     fn extend(&self, frames: u32) {
@@ -347,9 +334,19 @@ impl fmt::Debug for GrantTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GrantTable")
             .field("dom", &self.dom)
+            .field("version", &self.version())
             .field("nr_frames", &self.nr_frames())
-            .field("max_frames", &self.max_frames)
+            .field("config", &self.config)
             .field("stats", &self.stats())
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for TablePages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TablePages")
+            .field("entries", &self.entries.len())
+            .field("status", &self.status.as_ref().map(|status| status.len()))
+            .finish()
     }
 }

@@ -3,38 +3,60 @@
 // UNSAFETY: the guest's own accesses to its memory.
 #![expect(unsafe_code)]
 
+mod space;
+
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8};
 
-use cantle_abi::grant_table::{GNTTAB_NR_RESERVED_ENTRIES, GTF_permit_access, GTF_readonly};
+use cantle_abi::grant_table::{
+    GNTTAB_NR_RESERVED_ENTRIES, GTF_accept_transfer, GTF_permit_access, GTF_readonly, GTF_sub_page,
+};
 use cantle_abi::ring::HeapPages;
 use cantle_abi::{DomId, Gfn, GrantRef, PAGE_SIZE, SharedMemory};
 
-use crate::entries::{Entries, Entry};
-use crate::{GrantTable, GuestFrames, TableConfig, Tables};
+use crate::entries::{Entries, Entry, Part, Version};
+use crate::{GrantTable, GuestFrames, TableConfig, TablePages, Tables};
+
+pub use space::HeapSpace;
 
 /// A guest's memory on the heap: frames from 0.
 #[derive(Debug)]
-pub struct HeapFrames(HeapPages);
+pub struct HeapFrames {
+    pages: HeapPages,
+    /// Frames that the guest does not have at present.
+    holes: Box<[AtomicBool]>,
+}
 
 impl HeapFrames {
     /// Zeroed memory of `frames` frames.
     #[must_use]
     pub fn new(frames: usize) -> Self {
-        Self(HeapPages::new(frames))
+        Self {
+            pages: HeapPages::new(frames),
+            holes: (0..frames).map(|_| AtomicBool::new(false)).collect(),
+        }
+    }
+
+    /// Takes a frame away, or gives it back: false where that is so already, or there is none.
+    fn set_hole(&self, gfn: Gfn, is_hole: bool) -> bool {
+        let hole = usize::try_from(gfn.0).ok().and_then(|n| self.holes.get(n));
+        hole.is_some_and(|hole| hole.swap(is_hole, SeqCst) != is_hole)
     }
 }
 
 // SAFETY: the frame is within memory that lives as long as `self`.
 unsafe impl GuestFrames for HeapFrames {
     fn frame(&self, gfn: Gfn) -> Option<NonNull<u8>> {
-        let offset = usize::try_from(gfn.0).ok()?.checked_mul(PAGE_SIZE)?;
-        // SAFETY: checked to be within.
-        (offset < self.0.len()).then(|| unsafe { self.0.as_ptr().add(offset) })
+        let frame = usize::try_from(gfn.0).ok()?;
+        if self.holes.get(frame)?.load(Relaxed) {
+            return None;
+        }
+        // SAFETY: there are as many pages as there may be holes.
+        Some(unsafe { self.pages.as_ptr().add(frame * PAGE_SIZE) })
     }
 }
 
@@ -92,6 +114,7 @@ impl HeapGuest {
         let config = TableConfig {
             initial_frames: 64,
             max_frames: 64,
+            ..TableConfig::default()
         };
         Self::with_config(tables, dom, frames, config)
     }
@@ -108,9 +131,17 @@ impl HeapGuest {
         frames: usize,
         config: TableConfig,
     ) -> Self {
-        let memory = Arc::new(HeapPages::new(config.max_frames as usize));
+        let entries = Arc::new(HeapPages::new(config.max_frames as usize));
+        let status = match config.status_frames() as usize {
+            0 => None,
+            n => Some(Arc::new(HeapPages::new(n)) as Arc<dyn SharedMemory + Send + Sync>),
+        };
         let frames = Arc::new(HeapFrames::new(frames));
-        let table = GrantTable::new(dom, config, memory.clone(), frames.clone())
+        let pages = TablePages {
+            entries: entries.clone(),
+            status: status.clone(),
+        };
+        let table = GrantTable::with_pages(dom, config, pages, frames.clone())
             .expect("the configuration is valid");
         tables
             .insert(table.clone())
@@ -120,7 +151,7 @@ impl HeapGuest {
             tables: tables.clone(),
             table,
             frames,
-            entries: Entries::new(memory),
+            entries: Entries::new(entries, status),
             free: Mutex::new(Free {
                 next_frame: 0,
                 frames: Vec::new(),
@@ -170,7 +201,7 @@ impl HeapGuest {
             let first = Gfn(free.next_frame);
             free.next_frame += n as u64;
             assert!(
-                free.next_frame <= (self.frames.0.len() / PAGE_SIZE) as u64,
+                free.next_frame <= (self.frames.holes.len()) as u64,
                 "the guest's memory is used up"
             );
             first
@@ -233,8 +264,52 @@ impl HeapGuest {
     /// Where the table has no such entry, or a version 1 entry has no room for the frame's number.
     pub fn grant_access(&self, gref: GrantRef, grantee: DomId, gfn: Gfn, readonly: bool) {
         let flags = GTF_permit_access | if readonly { GTF_readonly } else { 0 };
-        let frame = u32::try_from(gfn.0).expect("version 1 frames have 32 bits");
-        self.entry(gref).write(flags, grantee, frame);
+        let written = self.entry(gref).write(flags, grantee, gfn, Part::PAGE);
+        assert!(written, "version 1 frames have 32 bits");
+    }
+
+    /// Writes an entry that grants `len` bytes of a frame from `start` on (version 2).
+    ///
+    /// # Panics
+    ///
+    /// As [`grant_access`](Self::grant_access).
+    pub fn grant_part(
+        &self,
+        gref: GrantRef,
+        grantee: DomId,
+        gfn: Gfn,
+        readonly: bool,
+        (start, len): (u16, u16),
+    ) {
+        let readonly = if readonly { GTF_readonly } else { 0 };
+        let flags = GTF_permit_access | GTF_sub_page | readonly;
+        let written = self
+            .entry(gref)
+            .write(flags, grantee, gfn, Part { start, len });
+        assert!(written, "version 1 frames have 32 bits");
+    }
+
+    /// Writes an entry that accepts a frame from `giver`, to be at `gfn`.
+    ///
+    /// # Panics
+    ///
+    /// As [`grant_access`](Self::grant_access).
+    pub fn accept_transfer(&self, gref: GrantRef, giver: DomId, gfn: Gfn) {
+        let entry = self.entry(gref);
+        let written = entry.write(GTF_accept_transfer, giver, gfn, Part::PAGE);
+        assert!(written, "version 1 frames have 32 bits");
+    }
+
+    /// Gives the guest an address space, for mappings and transfers.
+    ///
+    /// # Panics
+    ///
+    /// Where it has one.
+    #[must_use]
+    pub fn with_space(&self) -> Arc<HeapSpace> {
+        let space = Arc::new(HeapSpace::new(self.frames.clone()));
+        assert!(self.table.set_space(space.clone()), "it has a space");
+        space
     }
 
     /// Writes anything into an entry.
@@ -243,7 +318,8 @@ impl HeapGuest {
     ///
     /// Where the table has no such entry.
     pub fn write_entry(&self, gref: GrantRef, flags: u16, grantee: DomId, frame: u32) {
-        self.entry(gref).write(flags, grantee, frame);
+        let gfn = Gfn(frame.into());
+        self.entry(gref).write(flags, grantee, gfn, Part::PAGE);
     }
 
     /// The entry's flags: `GTF_reading` and `GTF_writing` while it is in use.
@@ -253,10 +329,12 @@ impl HeapGuest {
     /// Where the table has no such entry.
     #[must_use]
     pub fn entry_flags(&self, gref: GrantRef) -> u16 {
-        self.entry(gref).flags()
+        let raw = self.entry(gref).raw();
+        raw.flags | raw.marks
     }
 
-    /// Revokes a grant unless it is in use; true where it is revoked. The entry remains the caller's.
+    /// Revokes a grant; true where nobody uses it. One in use stays granted with version 1, and is not granted anew with
+    /// version 2. The entry remains the caller's.
     ///
     /// # Panics
     ///
@@ -314,11 +392,16 @@ impl HeapGuest {
     }
 
     fn entry(&self, gref: GrantRef) -> Entry<'_> {
-        self.entries.get(gref).expect("the table has this entry")
+        let version = match self.table.version() {
+            2 => Version::Two,
+            _ => Version::One,
+        };
+        let entry = self.entries.get(version, gref);
+        entry.expect("the table has this entry")
     }
 
     fn free<T>(&self, with: impl FnOnce(&mut Free) -> T) -> T {
-        with(&mut self.free.lock().unwrap_or_else(PoisonError::into_inner))
+        with(&mut crate::locked(&self.free))
     }
 }
 

@@ -53,6 +53,7 @@ fn xsa_218_map_unmap_race() {
     let small = TableConfig {
         initial_frames: 1,
         max_frames: 1,
+        ..TableConfig::default()
     };
     let guest = HeapGuest::with_config(&tables, GUEST, 1, small);
     let mapper = InProcessMapper::new(tables, HOST);
@@ -176,7 +177,7 @@ fn xsa_316_an_error_is_never_success() {
         status: GNTST_okay,
         pad: 0,
     };
-    tables.guest_copy(HOST, &mut op);
+    tables.guest_copy(HOST, std::slice::from_mut(&mut op));
     assert_ne!(op.status, GNTST_okay);
     assert_eq!(buffer, [9; 8]);
 }
@@ -217,7 +218,7 @@ fn xsa_380_394_unmapping_costs_the_same_and_drops_only_its_own() {
     let one = mappings.swap_remove(7);
     let twice = mapper.map(GUEST, one.gref(), Access::ReadWrite).unwrap();
     drop(twice);
-    let table = tables.remove(GUEST).unwrap();
+    let table = tables.remove(GUEST).unwrap().table;
     drop(guest);
     drop(mappings);
     let left = table.mapped();
@@ -261,7 +262,7 @@ fn xsa_448_zero_length_copies_touch_nothing() {
         status: 1,
         pad: 0,
     };
-    tables.guest_copy(GUEST, &mut op);
+    tables.guest_copy(GUEST, std::slice::from_mut(&mut op));
     assert_eq!(op.status, GNTST_okay);
     assert_eq!(guest.table().stats().copies, 0);
 }
@@ -313,7 +314,7 @@ fn cve_2026_102703_no_piece_profits_from_another() {
             status: 1,
             pad: 0,
         };
-        tables.guest_copy(DomId(2), &mut op);
+        tables.guest_copy(DomId(2), std::slice::from_mut(&mut op));
         op.status
     };
     let to = |offset| ptr(0, DomId::SELF, offset);

@@ -56,6 +56,7 @@ fn mapping_is_the_guests_page() {
     let marks = GTF_permit_access | GTF_reading | GTF_writing;
     assert_eq!(guest.entry_flags(gref), marks);
     let one = InUse {
+        granter: GUEST,
         gref,
         grantee: HOST,
         uses: 1,
@@ -237,7 +238,7 @@ fn guest_copy(
         status: 99,
         pad: 0,
     };
-    tables.guest_copy(caller, &mut op);
+    tables.guest_copy(caller, std::slice::from_mut(&mut op));
     op.status
 }
 
@@ -312,6 +313,7 @@ fn table_grows_to_its_limit() {
     let config = TableConfig {
         initial_frames: 1,
         max_frames: 3,
+        ..TableConfig::default()
     };
     let guest = HeapGuest::with_config(&tables, GUEST, 4, config);
     let mapper = InProcessMapper::new(tables, HOST);
@@ -360,6 +362,7 @@ fn configurations_that_do_not_fit_are_refused() {
         let config = TableConfig {
             initial_frames,
             max_frames,
+            ..TableConfig::default()
         };
         let entries = Arc::new(HeapPages::new(2));
         GrantTable::new(GUEST, config, entries, Arc::new(HeapFrames::new(1)))
@@ -381,7 +384,7 @@ fn mapping_outlives_its_domain_and_the_next_one_is_another() {
     guest.write(gfn, 0, b"old");
     let gref = guest.grant(HOST, gfn, false);
     let mapping = mapper.map(GUEST, gref, Access::ReadWrite).unwrap();
-    let table = tables.remove(GUEST).unwrap();
+    let table = tables.remove(GUEST).unwrap().table;
     assert_eq!(table.mapped().len(), 1, "the leak check names it");
     drop(guest);
 

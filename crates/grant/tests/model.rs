@@ -116,6 +116,7 @@ fn small_guest(tables: &Arc<Tables>, frames: usize) -> HeapGuest {
     let config = TableConfig {
         initial_frames: 1,
         max_frames: 1,
+        ..TableConfig::default()
     };
     HeapGuest::with_config(tables, GUEST, frames, config)
 }

@@ -125,6 +125,7 @@ impl Machine {
             TableConfig {
                 initial_frames: 1,
                 max_frames: GRANT_FRAMES,
+                ..TableConfig::default()
             },
             Arc::new(ram.grant_frames()),
             ram.clone(),

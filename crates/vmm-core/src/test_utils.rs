@@ -117,6 +117,7 @@ impl Harness {
         let config = TableConfig {
             initial_frames: 1,
             max_frames: GRANT_FRAMES,
+            ..TableConfig::default()
         };
         let grants = GrantTable::new(GUEST, config, Arc::new(ram.grant_frames()), ram.clone())
             .expect("a grant table is made");

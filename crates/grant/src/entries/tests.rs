@@ -8,27 +8,47 @@ use loom::sync::Arc;
 use loom::sync::atomic::AtomicU32;
 use loom::thread;
 
-use super::{Entry, KIND_FOR_COPY, Refused, Word, header};
+use super::{EntryV1, KIND_FOR_COPY, Refused, Word, header};
 
-struct LoomWord(AtomicU32);
+mod v2;
 
-impl Word for LoomWord {
-    fn load(&self, order: Ordering) -> u32 {
-        self.0.load(order)
-    }
-    fn store(&self, value: u32, order: Ordering) {
-        self.0.store(value, order);
-    }
-    fn exchange(&self, current: u32, new: u32, success: Ordering) -> bool {
-        let relaxed = Ordering::Relaxed;
-        self.0
-            .compare_exchange(current, new, success, relaxed)
-            .is_ok()
-    }
-    fn fetch_and(&self, bits: u32, order: Ordering) -> u32 {
-        self.0.fetch_and(bits, order)
-    }
+macro_rules! loom_words {
+    ($($name:ident($atomic:ident): $value:ty),*) => {$(
+        struct $name(loom::sync::atomic::$atomic);
+
+        impl $name {
+            fn new(value: $value) -> Self {
+                Self(loom::sync::atomic::$atomic::new(value))
+            }
+        }
+
+        impl Word for $name {
+            type Value = $value;
+
+            fn load(&self, order: Ordering) -> $value {
+                self.0.load(order)
+            }
+            fn store(&self, value: $value, order: Ordering) {
+                self.0.store(value, order);
+            }
+            fn exchange(&self, current: $value, new: $value, success: Ordering) -> bool {
+                let relaxed = Ordering::Relaxed;
+                self.0.compare_exchange(current, new, success, relaxed).is_ok()
+            }
+            fn fetch_and(&self, bits: $value, order: Ordering) -> $value {
+                self.0.fetch_and(bits, order)
+            }
+            fn fetch_or(&self, bits: $value, order: Ordering) -> $value {
+                self.0.fetch_or(bits, order)
+            }
+            fn barrier() {
+                loom::sync::atomic::fence(Ordering::SeqCst);
+            }
+        }
+    )*};
 }
+
+loom_words!(LoomWord(AtomicU32): u32, LoomFrame(AtomicU64): u64, LoomStatus(AtomicU16): u16);
 
 /// The domain that marks, and the frame that it is granted; any other is a stranger's.
 const OURS: DomId = DomId(2);
@@ -37,8 +57,8 @@ const SECRET: u32 = 8;
 
 type Words = Arc<(LoomWord, LoomWord)>;
 
-fn entry(words: &Words) -> Entry<'_, LoomWord> {
-    Entry {
+fn entry(words: &Words) -> EntryV1<'_, LoomWord> {
+    EntryV1 {
         header: &words.0,
         frame: &words.1,
     }
@@ -49,8 +69,7 @@ fn model(test: fn(Words)) {
     model.preemption_bound = Some(4);
     model.check(move || {
         let lent = header(GTF_permit_access, OURS);
-        let word = |value| LoomWord(AtomicU32::new(value));
-        test(Arc::new((word(lent), word(LENT))));
+        test(Arc::new((LoomWord::new(lent), LoomWord::new(LENT))));
     });
 }
 
@@ -64,7 +83,7 @@ fn frame_of_a_rewritten_entry_is_never_ours() {
         };
         let answer = entry(&words).mark(OURS, true, KIND_FOR_COPY);
         assert!(
-            matches!(answer, Ok(gfn) if gfn.0 == u64::from(LENT)) || answer.is_err(),
+            matches!(answer, Ok(granted) if granted.gfn.0 == u64::from(LENT)) || answer.is_err(),
             "a frame that was never granted to us: {answer:?}"
         );
         guest.join().unwrap();
@@ -89,7 +108,7 @@ fn revoking_and_marking_exclude_each_other() {
         let answer = entry(&words).mark(OURS, false, KIND_FOR_COPY);
         let revoked = guest.join().unwrap();
         match answer {
-            Ok(gfn) => assert!(gfn.0 == u64::from(LENT) && !revoked),
+            Ok(granted) => assert!(granted.gfn.0 == u64::from(LENT) && !revoked),
             Err(refused) => assert!(refused == Refused::Untouched && revoked),
         }
     });
@@ -114,7 +133,7 @@ fn page_is_left_alone_before_its_marks_are_cleared() {
             entry(&words).clear(GTF_reading | GTF_writing);
         }
         guest.join().unwrap();
-        if entry(&words).flags() == 0 {
+        if entry(&words).raw().flags == 0 {
             assert_eq!(
                 page.load(Ordering::Relaxed),
                 2,

@@ -79,6 +79,8 @@ const ENTRIES: u32 = 512;
 const CONFIG: TableConfig = TableConfig {
     initial_frames: 1,
     max_frames: 2,
+    max_version: 2,
+    max_maptrack_frames: 1,
 };
 
 /// Runs one input.
@@ -170,7 +172,7 @@ fn on(
                 status: 77,
                 pad: 0,
             };
-            tables.guest_copy(guest(second).dom(), &mut op);
+            tables.guest_copy(guest(second).dom(), std::slice::from_mut(&mut op));
             assert_ne!(op.status, 77, "each copy has an outcome");
         }
         Action::Grow(second, frames) => {

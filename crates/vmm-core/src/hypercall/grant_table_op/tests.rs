@@ -1,6 +1,7 @@
 use cantle_abi::GrantRef;
 use cantle_abi::grant_table::{
-    GNTCOPY_source_gref, GNTST_bad_gntref, GNTST_bad_handle, GNTST_bad_page, GnttabCopyPtr,
+    GNTCOPY_source_gref, GNTST_bad_gntref, GNTST_bad_handle, GNTST_bad_page,
+    GNTST_permission_denied, GnttabCopyPtr,
 };
 use cantle_abi::xen::__HYPERVISOR_grant_table_op;
 
@@ -171,7 +172,7 @@ fn kvm_lists_are_bounded_and_lie_in_memory() {
     assert_eq!(call(GNTTABOP_copy, ARGS, too_many), Errno::E2BIG.to_ret());
     assert_eq!(call(GNTTABOP_copy, MEMORY - 8, 1), Errno::EFAULT.to_ret());
     assert_eq!(call(GNTTABOP_copy, u64::MAX - 7, 2), Errno::EFAULT.to_ret());
-    for cmd in [3, 4, 7, 9, 11, 12, 99] {
+    for cmd in [3, 13, 99] {
         assert_eq!(call(cmd, ARGS, 1), Errno::ENOSYS.to_ret());
     }
 }
