@@ -76,6 +76,17 @@ impl Mapping {
         }
     }
 
+    /// Whether its granter has ended, as far as this process knows: nothing of it is to be used for a later domain of that
+    /// number.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        match &self.held {
+            Held::Pin(table) => table.is_dying(),
+            #[cfg(feature = "xen-device")]
+            Held::Device(_) => false,
+        }
+    }
+
     /// By which grant.
     #[must_use]
     pub fn gref(&self) -> GrantRef {
