@@ -1,6 +1,6 @@
 //! Known wounds of grant tables, each a test that an implementation with that flaw fails.
 //!
-//! Those of version 2 (XSA-379, 384, 387, 486, 501, 517) have nothing to bite on: see `v2_is_not_offered`.
+//! Those of version 2, of guests that map, and of numbers used again are in `advisories_guests.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -363,7 +363,7 @@ fn cve_2026_102703_no_piece_profits_from_another() {
     });
 }
 
-/// XSA-379 and the five after it need version 2.
+/// XSA-379 and the five after it need version 2, which a host does not offer unless it is told to.
 #[test]
 fn v2_is_not_offered() {
     let (_tables, guest, _mapper) = setup();

@@ -116,6 +116,7 @@ fn small_guest(tables: &Arc<Tables>, frames: usize) -> HeapGuest {
     let config = TableConfig {
         initial_frames: 1,
         max_frames: 1,
+        max_version: 2,
         ..TableConfig::default()
     };
     HeapGuest::with_config(tables, GUEST, frames, config)
@@ -220,8 +221,19 @@ proptest! {
 /// way of "nothing", while both map and copy as fast as they can. Neither may ever get the other's frame.
 #[test]
 fn racing_mutator_never_shows_a_page_that_is_not_granted() {
+    race(1);
+}
+
+/// The same with version 2.
+#[test]
+fn racing_mutator_of_version_2_never_shows_a_page_that_is_not_granted() {
+    race(2);
+}
+
+fn race(version: u32) {
     let tables = Arc::new(Tables::new());
     let guest = small_guest(&tables, 2);
+    guest.table().set_version(version).unwrap();
     let gref = GrantRef(9);
     guest.write(Gfn(0), 0, &[2; 64]);
     guest.write(Gfn(1), 0, &[3; 64]);

@@ -9,7 +9,7 @@ use cantle_abi::hvm::HVM_NR_PARAMS;
 use cantle_abi::xen::{SharedInfo, VcpuInfo, XEN_LEGACY_MAX_VCPUS};
 use cantle_abi::{DomId, Gfn, SharedMemory, VcpuId};
 use cantle_evtchn::GuestDomain;
-use cantle_grant::{GrantTable, Tables};
+use cantle_grant::{GrantTable, InUse, Tables};
 use kvm_ioctls::VmFd;
 
 use crate::console::ConsoleOutput;
@@ -241,6 +241,24 @@ impl Domain {
         for handle in &self.handles {
             handle.kick();
         }
+    }
+
+    /// Ends the domain's grants, and its mappings of others'. Whoever still uses a page keeps its memory; that is said in the log,
+    /// and returned.
+    pub(crate) fn end_grants(&self) -> Vec<InUse> {
+        let Some(ended) = self.tables.remove(self.domid) else {
+            return Vec::new();
+        };
+        for InUse {
+            granter,
+            gref,
+            grantee,
+            uses,
+        } in &ended.in_use
+        {
+            tracing::warn!(%granter, %gref, %grantee, uses, "a grant of an ended domain is still in use");
+        }
+        ended.in_use
     }
 
     /// Waits for the end and says why.

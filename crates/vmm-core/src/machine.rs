@@ -38,6 +38,8 @@ use crate::timers::Timers;
 const GUEST: DomId = DomId(1);
 /// Frames that its grant table can have (Xen's default).
 const GRANT_FRAMES: u32 = 64;
+/// Frames of handles for granted pages that it has mapped itself: 512, each of which takes KVM a memory slot.
+const MAPTRACK_FRAMES: u32 = 1;
 /// Event channels that it can have: all of the FIFO interface.
 const PORTS: u32 = cantle_abi::event_channel::EVTCHN_FIFO_NR_CHANNELS;
 
@@ -125,12 +127,14 @@ impl Machine {
             TableConfig {
                 initial_frames: 1,
                 max_frames: GRANT_FRAMES,
+                max_maptrack_frames: MAPTRACK_FRAMES,
                 ..TableConfig::default()
             },
             Arc::new(ram.grant_frames()),
             ram.clone(),
         )
         .map_err(SetupError::host("the grant table"))?;
+        grants.set_space(ram.clone());
         tables
             .insert(grants.clone())
             .map_err(SetupError::host("the grant table"))?;
@@ -226,6 +230,7 @@ impl Machine {
         for device in devices {
             device.count(&mut stats);
         }
+        domain.end_grants();
         forget(&store);
         started.map(|()| Outcome { end, stats })
     }

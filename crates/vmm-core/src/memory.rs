@@ -8,6 +8,8 @@
 // UNSAFETY: hands guest memory to KVM, maps pages over it, and gives out its addresses.
 #![expect(unsafe_code)]
 
+mod foreign;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::ptr::NonNull;
@@ -27,6 +29,7 @@ use vm_memory::{
 
 use crate::boot::layout;
 use crate::error::SetupError;
+use foreign::Foreign;
 
 /// Heap pages that have fixed places below the end of the 32-bit hole: the rings of the special region.
 const SPECIAL_PAGES: usize = layout::SPECIAL_PAGES;
@@ -71,10 +74,22 @@ struct Physmap {
     placed: BTreeMap<u64, Placed>,
     /// Where a heap page is; it has one place at most.
     place_of: HashMap<usize, u64>,
+    /// Other domains' pages, by the frame.
+    foreign: BTreeMap<u64, Foreign>,
     /// RAM frames that the guest gave back.
     ballooned: BTreeSet<u64>,
     next_slot: u32,
     free_slots: Vec<u32>,
+}
+
+impl Physmap {
+    /// A memory slot that is not in use.
+    fn take_slot(&mut self) -> u32 {
+        self.free_slots.pop().unwrap_or_else(|| {
+            self.next_slot += 1;
+            self.next_slot - 1
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -119,7 +134,7 @@ impl GuestRam {
         for region in memory.iter() {
             set_slot(
                 &vm,
-                slot,
+                (slot, 0),
                 region.start_addr().0,
                 region.len(),
                 region.as_ptr(),
@@ -193,6 +208,7 @@ impl GuestRam {
         match map.placed.get(&gfn.0) {
             Some(there) if there.page == page => return Ok(()),
             Some(_) => return Err(Errno::EBUSY),
+            None if map.foreign.contains_key(&gfn.0) => return Err(Errno::EBUSY),
             None => {}
         }
         let slot = self.map_page(&mut map, page, gfn)?;
@@ -215,12 +231,9 @@ impl GuestRam {
             return Ok(None);
         }
         let addr = gfn.addr().ok_or(Errno::EINVAL)?;
-        let slot = map.free_slots.pop().unwrap_or_else(|| {
-            map.next_slot += 1;
-            map.next_slot - 1
-        });
+        let slot = map.take_slot();
         let host = self.heap_ptr(page).as_ptr();
-        if set_slot(&self.vm, slot, addr, PAGE_SIZE as u64, host).is_err() {
+        if set_slot(&self.vm, (slot, 0), addr, PAGE_SIZE as u64, host).is_err() {
             map.free_slots.push(slot);
             return Err(Errno::EINVAL);
         }
@@ -268,8 +281,14 @@ impl GuestRam {
         match (placed.slot, self.ram_page(Gfn(gfn))) {
             (Some(slot), _) => {
                 let addr = Gfn(gfn).addr().ok_or(Errno::EINVAL)?;
-                set_slot(&self.vm, slot, addr, 0, self.heap_ptr(placed.page).as_ptr())
-                    .map_err(|_| Errno::ENOMEM)?;
+                set_slot(
+                    &self.vm,
+                    (slot, 0),
+                    addr,
+                    0,
+                    self.heap_ptr(placed.page).as_ptr(),
+                )
+                .map_err(|_| Errno::ENOMEM)?;
                 map.free_slots.push(slot);
             }
             (None, Some((ptr, offset))) => map_over(ptr, &self.ram_file, offset)?,
@@ -420,15 +439,23 @@ fn region(
     })
 }
 
-fn set_slot(vm: &VmFd, slot: u32, gpa: u64, bytes: u64, host: *mut u8) -> std::io::Result<()> {
+/// Sets a memory slot, by its number and flags; without bytes it is taken away.
+fn set_slot(
+    vm: &VmFd,
+    (slot, flags): (u32, u32),
+    gpa: u64,
+    bytes: u64,
+    host: *mut u8,
+) -> std::io::Result<()> {
     let region = kvm_userspace_memory_region {
         slot,
-        flags: 0,
+        flags,
         guest_phys_addr: gpa,
         memory_size: bytes,
         userspace_addr: host as u64,
     };
-    // SAFETY: `host` is the start of a mapping of `bytes` bytes that `GuestRam` keeps for as long as the VM it belongs to runs.
+    // SAFETY: `host` is the start of a mapping of `bytes` bytes that `GuestRam` keeps for as long as the VM it belongs to runs, or as
+    // the slot is there.
     unsafe { vm.set_user_memory_region(region) }
         .map_err(|e| std::io::Error::from_raw_os_error(e.errno()))
 }

@@ -37,6 +37,8 @@ use crate::timers::Timers;
 
 /// The guest's number.
 pub const GUEST: DomId = DomId(1);
+/// The other one of a [`Harness::pair`].
+pub const OTHER: DomId = DomId(2);
 /// Its vCPUs.
 pub const VCPUS: u32 = 4;
 /// Its memory, in bytes.
@@ -93,6 +95,23 @@ impl Harness {
     /// As [`new`](Self::new).
     #[must_use]
     pub fn with_console(output: OwnedFd) -> Option<Self> {
+        Self::make(GUEST, &Arc::new(Tables::new()), output)
+    }
+
+    /// Two domains, [`GUEST`] and [`OTHER`], that know each other's grants.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new).
+    #[must_use]
+    pub fn pair() -> Option<(Self, Self)> {
+        let null = || OwnedFd::from(std::fs::File::open("/dev/null").expect("/dev/null opens"));
+        let tables = Arc::new(Tables::new());
+        let one = Self::make(GUEST, &tables, null())?;
+        Some((one, Self::make(OTHER, &tables, null())?))
+    }
+
+    fn make(domid: DomId, tables: &Arc<Tables>, output: OwnedFd) -> Option<Self> {
         if !Path::new("/dev/kvm").exists() {
             assert!(
                 std::env::var_os("CI").is_none(),
@@ -112,19 +131,20 @@ impl Harness {
             max_ports: 1 << 17,
         };
         let ports = hub
-            .add_guest(GUEST, config, Arc::new(ram.shared_info()), upcall.clone())
+            .add_guest(domid, config, Arc::new(ram.shared_info()), upcall.clone())
             .expect("event channels are made");
         let config = TableConfig {
             initial_frames: 1,
             max_frames: GRANT_FRAMES,
+            max_maptrack_frames: 1,
             ..TableConfig::default()
         };
-        let grants = GrantTable::new(GUEST, config, Arc::new(ram.grant_frames()), ram.clone())
+        let grants = GrantTable::new(domid, config, Arc::new(ram.grant_frames()), ram.clone())
             .expect("a grant table is made");
-        let tables = Arc::new(Tables::new());
+        grants.set_space(ram.clone());
         tables.insert(grants.clone()).expect("the first table");
         let domain = Arc::new(Domain::new(Parts {
-            domid: GUEST,
+            domid,
             vcpus: VCPUS,
             uuid: *b"cantle-test-uuid",
             timers: Timers::new(vm.clone(), VCPUS).expect("timers are made"),
@@ -132,7 +152,7 @@ impl Harness {
             ram,
             ports,
             grants,
-            tables,
+            tables: tables.clone(),
             upcall,
             console: Arc::new(ConsoleOutput::new(output)),
         }));
@@ -155,7 +175,7 @@ impl Harness {
                 .expect("a port is free");
             domain.set_param(pfn, gfn.0);
             domain.set_param(evtchn, port.0.into());
-            dom0.bind_interdomain(GUEST, port)
+            dom0.bind_interdomain(domid, port)
                 .expect("domain 0 binds it")
         };
         let channels = rings.into_iter().map(connect).collect();
@@ -272,6 +292,13 @@ impl Harness {
     #[cfg(test)]
     pub(crate) fn domain(&self) -> &Arc<Domain> {
         &self.domain
+    }
+}
+
+impl Drop for Harness {
+    /// A domain that has mapped its own pages would keep itself for ever.
+    fn drop(&mut self) {
+        self.domain.end_grants();
     }
 }
 

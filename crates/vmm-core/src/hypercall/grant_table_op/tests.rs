@@ -1,12 +1,14 @@
+use std::sync::Arc;
+
 use cantle_abi::GrantRef;
 use cantle_abi::grant_table::{
-    GNTCOPY_source_gref, GNTST_bad_gntref, GNTST_bad_handle, GNTST_bad_page,
-    GNTST_permission_denied, GnttabCopyPtr,
+    GNTCOPY_source_gref, GNTMAP_host_map, GNTMAP_readonly, GNTST_bad_gntref, GNTST_bad_handle,
+    GNTST_bad_page, GnttabCopyPtr,
 };
 use cantle_abi::xen::__HYPERVISOR_grant_table_op;
 
 use super::*;
-use crate::test_utils::{ARGS, GRANT_FRAMES, Harness, MEMORY};
+use crate::test_utils::{ARGS, GRANT_FRAMES, GUEST, Harness, MEMORY, OTHER};
 
 fn call<T: FromBytes + IntoBytes + Immutable>(
     h: &Harness,
@@ -138,29 +140,157 @@ fn kvm_each_copy_has_a_status_of_its_own() {
     assert_eq!(h.get::<u64>(0x80_1000), 0x1234);
 }
 
-#[test]
-fn kvm_maps_and_unmaps_are_refused_one_by_one() {
-    let Some(h) = Harness::new() else { return };
-    let map = GnttabMapGrantRef {
-        host_addr: 0,
-        flags: 2,
-        gref: GrantRef(0),
-        dom: DomId::SELF,
+/// Beyond RAM, below the special pages.
+const HOLE: u64 = MEMORY + 0x10_0000;
+
+fn map(gref: u32, dom: DomId, host_addr: u64, flags: u32) -> GnttabMapGrantRef {
+    GnttabMapGrantRef {
+        host_addr,
+        flags,
+        gref: GrantRef(gref),
+        dom,
         status: 99,
-        handle: 0,
+        handle: u32::MAX,
         dev_bus_addr: 0,
+    }
+}
+
+fn unmap(handle: u32, host_addr: u64) -> GnttabUnmapGrantRef {
+    GnttabUnmapGrantRef {
+        host_addr,
+        dev_bus_addr: 0,
+        handle,
+        status: 99,
+        pad: 0,
+    }
+}
+
+#[test]
+fn kvm_one_guest_maps_anothers_page_and_gives_it_back() {
+    let Some((granter, mapper)) = Harness::pair() else {
+        return;
     };
-    let (ret, done) = call(&h, GNTTABOP_map_grant_ref, &map, 1);
-    assert_eq!((ret, done.status), (0, GNTST_permission_denied));
-    let unmap = GnttabUnmapGrantRef {
-        host_addr: 0,
-        dev_bus_addr: 0,
-        handle: 0,
+    let (gref, frame) = (GrantRef(9), cantle_abi::Gfn(0x800));
+    let granted = granter.domain().grants.seed(gref, OTHER, frame);
+    assert_eq!(granted, Ok(()));
+    let flags = GNTMAP_host_map;
+    let (ret, done) = call(
+        &mapper,
+        GNTTABOP_map_grant_ref,
+        &map(9, GUEST, HOLE, flags),
+        1,
+    );
+    assert_eq!((ret, done.status), (0, GNTST_okay));
+    // KVM has it: nothing else can be there.
+    let again = map(9, GUEST, HOLE, flags);
+    let (_, second) = call(&mapper, GNTTABOP_map_grant_ref, &again, 1);
+    assert_eq!(second.status, GNTST_general_error);
+    let shared_info = crate::memory::HeapPage::SHARED_INFO;
+    let hole = cantle_abi::Gfn::of_addr(HOLE);
+    assert_eq!(mapper.ram().place(shared_info, hole), Err(Errno::EBUSY));
+    let uses = granter.domain().grants.mapped();
+    assert_eq!((uses.len(), uses[0].grantee), (1, OTHER));
+    // Not over RAM, where this process would find it by address; and it cannot be granted on.
+    let over_ram = map(9, GUEST, 0x10_0000, flags);
+    let (_, refused) = call(&mapper, GNTTABOP_map_grant_ref, &over_ram, 1);
+    assert_eq!(refused.status, GNTST_general_error);
+    let frame = cantle_grant::GuestFrames::frame(mapper.ram(), hole);
+    assert_eq!(frame, None);
+
+    for (at, status) in [(HOLE + 4096, GNTST_general_error), (HOLE, GNTST_okay)] {
+        let op = unmap(done.handle, at);
+        let (_, op) = call(&mapper, GNTTABOP_unmap_grant_ref, &op, 1);
+        assert_eq!(op.status, status);
+    }
+    assert_eq!(granter.domain().grants.mapped(), []);
+    let (_, op) = call(
+        &mapper,
+        GNTTABOP_unmap_grant_ref,
+        &unmap(done.handle, HOLE),
+        1,
+    );
+    assert_eq!(op.status, GNTST_bad_handle);
+}
+
+#[test]
+fn kvm_what_is_mapped_of_an_ended_guest_is_named_and_stays() {
+    let Some((granter, mapper)) = Harness::pair() else {
+        return;
+    };
+    let granted = granter
+        .domain()
+        .grants
+        .seed(GrantRef(9), OTHER, cantle_abi::Gfn(0x800));
+    assert_eq!(granted, Ok(()));
+    let readonly = GNTMAP_host_map | GNTMAP_readonly;
+    let op = map(9, GUEST, HOLE, readonly);
+    let (_, done) = call(&mapper, GNTTABOP_map_grant_ref, &op, 1);
+    assert_eq!(done.status, GNTST_okay);
+    let ram = Arc::downgrade(&granter.domain().ram);
+    let left = granter.domain().end_grants();
+    assert_eq!(left.len(), 1);
+    assert_eq!((left[0].granter, left[0].grantee), (GUEST, OTHER));
+    assert_eq!((left[0].gref, left[0].uses), (GrantRef(9), 1));
+    assert_eq!(granter.domain().end_grants(), [], "once");
+    drop(granter);
+    assert!(ram.upgrade().is_some(), "a zombie's memory");
+    let op = unmap(done.handle, HOLE);
+    let (_, op) = call(&mapper, GNTTABOP_unmap_grant_ref, &op, 1);
+    assert_eq!(op.status, GNTST_okay);
+    assert!(ram.upgrade().is_none(), "its last page is given back");
+}
+
+#[test]
+fn kvm_a_guest_that_ends_gives_back_what_it_has_mapped() {
+    let Some((granter, mapper)) = Harness::pair() else {
+        return;
+    };
+    let grants = &granter.domain().grants;
+    let granted = grants.seed(GrantRef(9), OTHER, cantle_abi::Gfn(0x800));
+    assert_eq!(granted, Ok(()));
+    let op = map(9, GUEST, HOLE, GNTMAP_host_map);
+    let (_, done) = call(&mapper, GNTTABOP_map_grant_ref, &op, 1);
+    assert_eq!((done.status, grants.mapped().len()), (GNTST_okay, 1));
+    assert_eq!(mapper.domain().end_grants(), []);
+    assert_eq!(grants.mapped(), []);
+}
+
+#[test]
+fn kvm_entries_are_swapped_and_frames_not_transferred() {
+    let Some(h) = Harness::new() else { return };
+    let swap = GnttabSwapGrantRef {
+        ref_a: GrantRef(8),
+        ref_b: GrantRef(9),
         status: 99,
         pad: 0,
     };
-    let (ret, done) = call(&h, GNTTABOP_unmap_grant_ref, &unmap, 1);
-    assert_eq!((ret, done.status), (0, GNTST_bad_handle));
+    let (ret, op) = call(&h, GNTTABOP_swap_grant_ref, &swap, 1);
+    assert_eq!((ret, op.status), (0, GNTST_okay));
+    let transfer = GnttabTransfer {
+        mfn: 0x800,
+        domid: DomId::DOM0,
+        pad: 0,
+        gref: GrantRef(8),
+        status: 99,
+        pad2: [0; 3],
+    };
+    let (ret, op) = call(&h, GNTTABOP_transfer, &transfer, 1);
+    assert_eq!((ret, op.status), (0, GNTST_general_error));
+    let flush = GnttabCacheFlush {
+        a: 0,
+        offset: 0,
+        length: 64,
+        op: 1,
+    };
+    assert_eq!(call(&h, GNTTABOP_cache_flush, &flush, 1).0, 0);
+    let status = GnttabGetStatusFrames {
+        nr_frames: 1,
+        dom: DomId::SELF,
+        status: 99,
+        frame_list: 0,
+    };
+    let (ret, op) = call(&h, GNTTABOP_get_status_frames, &status, 1);
+    assert_eq!((ret, op.status), (0, GNTST_general_error), "version 1");
 }
 
 #[test]
