@@ -1,11 +1,27 @@
 //! What a run of the demo said, line by line, and what it amounts to.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::Value;
+
+/// The exit code of a `cantle` whose guest crashed.
+const CRASHED: u8 = 3;
+
+/// The guest is gone without a word of its own.
+#[derive(Debug)]
+pub(super) struct GuestLost(pub(super) String);
+
+impl fmt::Display for GuestLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for GuestLost {}
 
 /// Collects a run's output.
 #[derive(Debug)]
@@ -100,14 +116,17 @@ impl Report {
             bail!("{why}");
         }
         let end = self.end.as_deref().unwrap_or("cantle said nothing");
-        ensure!(
-            self.boot_s.is_some(),
-            "the guest did not reach its init (exit code {code}): {end}"
-        );
-        ensure!(
-            self.done,
-            "the guest did not finish (exit code {code}): {end}"
-        );
+        if !self.done {
+            let which = match self.boot_s {
+                Some(_) => "finish",
+                None => "reach its init",
+            };
+            let why = format!("the guest did not {which} (exit code {code}): {end}");
+            if code == CRASHED {
+                bail!(GuestLost(why));
+            }
+            bail!(why);
+        }
         ensure!(
             code == 0,
             "cantle's exit code is {code}, although the guest finished"
@@ -213,7 +232,10 @@ mod tests {
         }
         assert!(report(GOOD).judge(1).is_err());
         let crash = "host: start\nguest 'g' crashed: triple fault\nhost: end 3\n";
-        let why = report(crash).judge(3).unwrap_err().to_string();
-        assert!(why.ends_with("guest 'g' crashed: triple fault"), "{why}");
+        let why = report(crash).judge(3).unwrap_err();
+        assert!(why.is::<GuestLost>(), "{why}");
+        assert!(why.to_string().ends_with("crashed: triple fault"), "{why}");
+        let failed = "host: start\nguest: failed: no xvda\nguest 'g' crashed: x\n";
+        assert!(!report(failed).judge(3).unwrap_err().is::<GuestLost>());
     }
 }
