@@ -52,6 +52,8 @@ mod mapping;
 mod mappings;
 mod maptrack;
 mod persistent;
+#[cfg(feature = "process")]
+pub mod process;
 mod space;
 mod status;
 mod table;

@@ -30,6 +30,9 @@ enum Held {
     /// The kernel's mapping of it.
     #[cfg(feature = "xen-device")]
     Device(crate::gntdev::Region),
+    /// A page of a window, lent by a broker.
+    #[cfg(feature = "process")]
+    Lent(crate::process::Loan),
 }
 
 // SAFETY: the page is plain memory, whose owner (in `held`) is Send and Sync and keeps it mapped.
@@ -66,6 +69,17 @@ impl Mapping {
         }
     }
 
+    /// A page that a broker has lent.
+    #[cfg(feature = "process")]
+    pub(crate) fn of_loan(loan: crate::process::Loan, gref: GrantRef, access: Access) -> Self {
+        Self {
+            page: loan.page(),
+            gref,
+            access,
+            held: Held::Lent(loan),
+        }
+    }
+
     /// Whose page it is.
     #[must_use]
     pub fn granter(&self) -> DomId {
@@ -73,6 +87,8 @@ impl Mapping {
             Held::Pin(table) => table.dom(),
             #[cfg(feature = "xen-device")]
             Held::Device(region) => region.granter(),
+            #[cfg(feature = "process")]
+            Held::Lent(loan) => loan.granter(),
         }
     }
 
@@ -109,12 +125,14 @@ impl Drop for Mapping {
             }
             #[cfg(feature = "xen-device")]
             Held::Device(_) => {}
+            #[cfg(feature = "process")]
+            Held::Lent(_) => {}
         }
     }
 }
 
 // SAFETY: the page came from `GuestFrames::frame`, which promises one aligned page that stays mapped while the frames' owner
-// lives, and the table in `held` keeps that alive; or it is the kernel's mapping, which `held` is.
+// lives, and the table in `held` keeps that alive; or it is the kernel's mapping or the broker's loan, which `held` is.
 unsafe impl SharedMemory for Mapping {
     fn as_ptr(&self) -> NonNull<u8> {
         self.page

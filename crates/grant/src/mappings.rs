@@ -19,8 +19,20 @@ use crate::{Access, GrantMapper, GrantStatus, GrantTable, Mapping};
 #[derive(Default)]
 pub struct Mappings {
     pages: Vec<Result<MappedPage, GrantStatus>>,
-    /// Whose the pins of pages without a mapping of their own are.
-    table: Option<Arc<GrantTable>>,
+    held: Held,
+}
+
+/// What keeps the pages, and gives them back.
+#[derive(Default)]
+enum Held {
+    /// Each has a mapping of its own.
+    #[default]
+    Each,
+    /// Pins in the granter's table.
+    Pins(Arc<GrantTable>),
+    /// Loans of a broker.
+    #[cfg(feature = "process")]
+    Loans(crate::process::Loans),
 }
 
 /// One page of [`Mappings`].
@@ -59,7 +71,7 @@ impl Mappings {
         table.count_maps(mapped);
         Self {
             pages,
-            table: Some(table.clone()),
+            held: Held::Pins(table.clone()),
         }
     }
 
@@ -80,14 +92,29 @@ impl Mappings {
         });
         Self {
             pages: pages.collect(),
-            table: None,
+            held: Held::Each,
+        }
+    }
+
+    /// Pages that a broker has lent together.
+    #[cfg(feature = "process")]
+    pub(crate) fn of_loans(
+        pages: Vec<Result<MappedPage, GrantStatus>>,
+        loans: crate::process::Loans,
+    ) -> Self {
+        Self {
+            pages,
+            held: Held::Loans(loans),
         }
     }
 
     /// None of the pages was mapped, and all for the same reason.
     pub(crate) fn refused(status: GrantStatus, count: usize) -> Self {
         let pages = (0..count).map(|_| Err(status)).collect();
-        Self { pages, table: None }
+        Self {
+            pages,
+            held: Held::Each,
+        }
     }
 
     /// How many pages were asked for.
@@ -125,7 +152,9 @@ impl Mappings {
 
 impl Drop for Mappings {
     fn drop(&mut self) {
-        let Some(table) = &self.table else { return };
+        let Held::Pins(table) = &self.held else {
+            return;
+        };
         let mut unmapped = 0;
         for page in self.pages.iter().flatten() {
             table.unpin(page.gref, page.access.writes());
@@ -136,6 +165,17 @@ impl Drop for Mappings {
 }
 
 impl MappedPage {
+    /// One of [`Mappings::of_loans`].
+    #[cfg(feature = "process")]
+    pub(crate) fn lent(page: NonNull<u8>, gref: GrantRef, access: Access) -> Self {
+        Self {
+            page,
+            gref,
+            access,
+            alone: None,
+        }
+    }
+
     /// By which grant.
     #[must_use]
     pub fn gref(&self) -> GrantRef {
@@ -150,7 +190,8 @@ impl MappedPage {
 }
 
 // SAFETY: the page came from `GuestFrames::frame`, which promises one aligned page that stays mapped while the frames' owner
-// lives; the `Mappings` that lends this keeps the table, and that the frames. Or it is the mapping in `alone`, which promises the same.
+// lives; the `Mappings` that lends this keeps the table, and that the frames. Or it is the mapping in `alone`, or one of the loans
+// that the `Mappings` keeps, which promise the same.
 unsafe impl SharedMemory for MappedPage {
     fn as_ptr(&self) -> NonNull<u8> {
         self.page
@@ -173,8 +214,14 @@ impl fmt::Debug for MappedPage {
 
 impl fmt::Debug for Mappings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let granter = match &self.held {
+            Held::Each => None,
+            Held::Pins(table) => Some(table.dom()),
+            #[cfg(feature = "process")]
+            Held::Loans(loans) => Some(loans.granter()),
+        };
         f.debug_struct("Mappings")
-            .field("granter", &self.table.as_ref().map(|table| table.dom()))
+            .field("granter", &granter)
             .field("pages", &self.pages)
             .finish()
     }
