@@ -100,6 +100,9 @@ impl Mapping {
             Held::Pin(table) => table.is_dying(),
             #[cfg(feature = "xen-device")]
             Held::Device(_) => false,
+            // A window shows one domain's memory for as long as it is there: none of a later domain is ever lent by it.
+            #[cfg(feature = "process")]
+            Held::Lent(_) => false,
         }
     }
 
