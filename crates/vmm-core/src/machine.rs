@@ -442,6 +442,10 @@ fn stats(
     };
     Stats {
         transport: transport.name(),
+        evtchn: match domain.ports.abi() {
+            Abi::TwoLevel => "2l",
+            Abi::Fifo => "fifo",
+        },
         first_instruction_s: first_instruction.as_secs_f64(),
         run_s: run.as_secs_f64(),
         exits: domain.counters().exits(),
@@ -453,7 +457,6 @@ fn stats(
             ("ipis", events.ipis),
             ("upcalls", events.upcalls),
             ("upcalls_failed", domain.upcall.failed()),
-            ("fifo", u64::from(domain.ports.abi() == Abi::Fifo)),
         ]),
         grants: named(&[
             ("maps", grants.maps),

@@ -48,6 +48,8 @@ pub struct Outcome {
 pub struct Stats {
     /// How its hypercalls arrived.
     pub transport: &'static str,
+    /// By which interface it was told of events in the end: `fifo` or `2l`.
+    pub evtchn: &'static str,
     /// From the start of the set-up to the guest's first instruction, in seconds.
     pub first_instruction_s: f64,
     /// From its first instruction to its end, in seconds.
@@ -58,7 +60,7 @@ pub struct Stats {
     pub hypercalls: BTreeMap<String, u64>,
     /// Hypercalls that were answered with "no such function", by number.
     pub unknown_hypercalls: BTreeMap<u64, u64>,
-    /// Event channels: sends and what came of them; `fifo` is 1 where the guest uses that interface.
+    /// Event channels: sends and what came of them.
     pub events: BTreeMap<String, u64>,
     /// Grants: maps, copies and bytes.
     pub grants: BTreeMap<String, u64>,

@@ -28,7 +28,7 @@ fn everything(transport: TransportChoice, option: &str) {
         ..guest(&format!("probe=all {option} expect-mib=64 expect-vcpus=2"))
     };
     let (outcome, text) = run(config);
-    assert_passed(&outcome, &text, 35);
+    assert_passed(&outcome, &text, 48);
     let stats = outcome.stats;
     assert!(stats.hypercalls["event_channel_op"] > 100);
     assert!(
@@ -53,6 +53,34 @@ fn kvm_everything_by_the_hypercall_page() {
 fn kvm_everything_by_rewritten_instructions() {
     if have_kvm() {
         everything(TransportChoice::Rewrite, "hypercall=direct");
+    }
+}
+
+#[test]
+fn kvm_everything_with_fifo_events_from_the_first_on() {
+    if have_kvm() {
+        everything(TransportChoice::Page, "evtchn=fifo");
+    }
+}
+
+#[test]
+fn kvm_all_ports_of_the_fifo_interface() {
+    if have_kvm() {
+        let (outcome, text) = run(guest("probe=loopback,fifo-all evtchn=fifo"));
+        assert_passed(&outcome, &text, 2);
+        assert_eq!(outcome.stats.evtchn, "2l", "its last test resets");
+    }
+}
+
+#[test]
+fn kvm_the_statistics_name_the_event_interface() {
+    if !have_kvm() {
+        return;
+    }
+    for (option, name) in [("evtchn=fifo", "fifo"), ("evtchn=2l", "2l")] {
+        let (outcome, text) = run(guest(&format!("probe=loopback {option}")));
+        assert_passed(&outcome, &text, 1);
+        assert_eq!(outcome.stats.evtchn, name);
     }
 }
 

@@ -31,6 +31,11 @@ pub(crate) fn port() -> Option<Port> {
         .map(Port)
 }
 
+/// The console's event channel is another now.
+pub(crate) fn set_port(port: Port) {
+    PORT.store(port.0.into(), Ordering::Relaxed);
+}
+
 /// Finds the ring and uses it from now on.
 pub(crate) fn connect() -> Outcome {
     let pfn = params::get(hvm::HVM_PARAM_CONSOLE_PFN).because("HVM_PARAM_CONSOLE_PFN")?;

@@ -38,6 +38,18 @@ pub(crate) fn disable_interrupts() {
     unsafe { asm!("cli", options(nomem, nostack)) };
 }
 
+/// Runs it with interrupts off; afterwards they are as they were.
+pub(crate) fn without_interrupts<T>(run: impl FnOnce() -> T) -> T {
+    let flags: u64;
+    // SAFETY: only delays handlers; the stack is used and left as it was.
+    unsafe { asm!("pushfq", "pop {0}", "cli", out(reg) flags) };
+    let result = run();
+    if flags & 1 << 9 != 0 {
+        enable_interrupts();
+    }
+    result
+}
+
 /// Sleeps until the next interrupt, which is taken; the two instructions cannot be torn apart by one.
 pub(crate) fn wait_for_interrupt() {
     // SAFETY: as in `enable_interrupts`.

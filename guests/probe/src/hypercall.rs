@@ -7,9 +7,10 @@ use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use cantle_abi::cpuid::{
-    XEN_CPUID_FIRST_LEAF, XEN_CPUID_SIGNATURE_EBX, XEN_CPUID_SIGNATURE_ECX, XEN_CPUID_SIGNATURE_EDX,
+    XEN_CPUID_FIRST_LEAF, XEN_CPUID_SIGNATURE_EBX, XEN_CPUID_SIGNATURE_ECX,
+    XEN_CPUID_SIGNATURE_EDX, XEN_HVM_CPUID_DOMID_PRESENT,
 };
-use cantle_abi::{Errno, xen};
+use cantle_abi::{DomId, Errno, xen};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::cpu;
@@ -68,6 +69,15 @@ pub(crate) fn detect() -> bool {
 /// One of Xen's leaves, counted from its first.
 pub(crate) fn leaf(number: u32) -> [u32; 4] {
     cpu::cpuid(LEAVES.load(Ordering::Relaxed) + number)
+}
+
+/// This domain's number; `DOMID_SELF` where the host does not tell it.
+pub(crate) fn domid() -> DomId {
+    let [features, _, domid, _] = leaf(4);
+    match u16::try_from(domid) {
+        Ok(domid) if features & XEN_HVM_CPUID_DOMID_PRESENT != 0 => DomId(domid),
+        _ => DomId::SELF,
+    }
 }
 
 /// Calls go through the hypercall page from now on.

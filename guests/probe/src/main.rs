@@ -81,6 +81,9 @@ fn run(start_info: u32) -> ! {
     {
         say!("probe: console: {why}");
     }
+    if start.option("evtchn") == Some("fifo") {
+        events::want_fifo();
+    }
     let mut probe = Probe { start, store: None };
     bench::run(&mut probe);
     let failed = tests::run(&mut probe);

@@ -15,7 +15,7 @@ use crate::fail;
 use crate::report::Outcome;
 
 /// Pages in the pool.
-const POOL_PAGES: usize = 160;
+const POOL_PAGES: usize = 448;
 
 #[repr(C, align(4096))]
 struct Pool(UnsafeCell<[u8; POOL_PAGES * PAGE_SIZE]>);

@@ -63,6 +63,16 @@ impl Store {
         })
     }
 
+    /// The connection's event channel.
+    pub(crate) fn port(&self) -> Port {
+        self.port
+    }
+
+    /// The event channel is another now.
+    pub(crate) fn set_port(&mut self, port: Port) {
+        self.port = port;
+    }
+
     fn notify(&self) -> Outcome {
         events::send(self.port).because("notifying xenstore")?;
         Ok(())

@@ -1,5 +1,9 @@
 //! Event channels of the domain with itself, and how they arrive.
 
+pub(super) mod fifo;
+pub(super) mod ports;
+pub(super) mod queues;
+
 use core::sync::atomic::Ordering;
 
 use cantle_abi::event_channel::{
@@ -164,7 +168,7 @@ pub(super) fn bad_ports(_: &mut Probe) -> Outcome {
             "binding to a port that is not there",
         )?;
     }
-    for port in [4096, 131_072, u32::MAX].map(Port) {
+    for port in [131_072, 0x8000_0000, u32::MAX].map(Port) {
         refused(events::status(port), "the status of a port out of range")?;
         refused(events::unmask(port), "unmasking a port out of range")?;
     }

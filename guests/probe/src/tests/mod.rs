@@ -65,6 +65,12 @@ const TESTS: &[Test] = &[
     test("bad-ports", "evtchn", evtchn::bad_ports),
     test("ipi", "evtchn", evtchn::ipi),
     test("upcall", "evtchn", evtchn::upcall),
+    test("port-status", "evtchn", evtchn::ports::status),
+    test("port-errors", "evtchn", evtchn::ports::errors),
+    test("port-limit", "evtchn", evtchn::ports::limit),
+    test("pending-once", "evtchn", evtchn::ports::once),
+    test("poll-ports", "evtchn", evtchn::ports::poll),
+    test("bind-vcpu", "evtchn", evtchn::ports::bind_vcpu),
     test("pvclock", "timer", time::pvclock),
     test("wall-clock", "timer", time::wall_clock),
     test("singleshot", "timer", time::singleshot),
@@ -84,6 +90,19 @@ const TESTS: &[Test] = &[
     test("smp", "smp", smp::smp),
     test("blk", "blk", block::blk),
     test("net", "net", network::net),
+    // From here on by the FIFO interface, whatever it was before; the last one goes back.
+    test("fifo-refusals", "fifo", evtchn::fifo::refusals),
+    test("fifo-carry", "fifo", evtchn::fifo::carry),
+    test("fifo-control", "fifo", evtchn::fifo::control),
+    test("fifo-order", "fifo", evtchn::queues::order),
+    test("fifo-priority", "fifo", evtchn::queues::priority),
+    test("fifo-mask", "fifo", evtchn::queues::mask),
+    test("fifo-spoilt", "fifo", evtchn::queues::spoilt),
+    test("fifo-timer", "fifo", evtchn::queues::timer),
+    test("fifo-vcpus", "fifo", evtchn::queues::vcpus),
+    test("fifo-many", "fifo", evtchn::fifo::many),
+    extra("fifo-all", "fifo-all", evtchn::fifo::all),
+    test("fifo-reset", "fifo", evtchn::fifo::reset),
 ];
 
 /// Runs what `probe=` names; nothing where it is missing. The number of failures.

@@ -80,7 +80,7 @@ pub(super) fn wall_clock(_: &mut Probe) -> Outcome {
     Ok(())
 }
 
-fn set_timer(at: u64, flags: u32) -> Result<u64, Errno> {
+pub(super) fn set_timer(at: u64, flags: u32) -> Result<u64, Errno> {
     let mut timer = VcpuSetSingleshotTimer {
         timeout_abs_ns: at,
         flags,
