@@ -3,6 +3,7 @@
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
 use cantle_abi::{DomId, GrantRef, PAGE_SIZE};
@@ -28,6 +29,7 @@ pub(super) fn run(report: &mut Report) -> Result<()> {
     copy(report, &lent, "grant/copy_4k", PAGE_SIZE, 1);
     copy(report, &lent, "grant/copy_4k_batch32", PAGE_SIZE, 32);
     map_unmap(report, &lent);
+    map_unmap_batch(report, &lent);
     Ok(())
 }
 
@@ -107,12 +109,6 @@ fn copy(report: &mut Report, lent: &Lent, row: &str, len: usize, batch: usize) {
 /// Mapping a page and giving it back, against the two atomic changes of an entry's flags that this cannot do without.
 fn map_unmap(report: &mut Report, lent: &Lent) {
     let slice = report.plan().slice;
-    let entries: Vec<AtomicU32> = (0..PAGES).map(|_| AtomicU32::new(1)).collect();
-    let change = |entry: &AtomicU32, from, to| {
-        entry
-            .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
-            .map_err(|found| anyhow!("an entry is {found}"))
-    };
     report.contest(
         "grant/map_unmap",
         Unit::Nanoseconds,
@@ -127,16 +123,49 @@ fn map_unmap(report: &mut Report, lent: &Lent) {
                 })
             })
         },
-        Some(&mut || {
+        Some(&mut || marks(slice)),
+    );
+}
+
+/// The same, 32 pages to a call.
+fn map_unmap_batch(report: &mut Report, lent: &Lent) {
+    let slice = report.plan().slice;
+    let wanted = lent.grefs.iter().map(|gref| (*gref, Access::ReadWrite));
+    let wanted: Vec<_> = wanted.collect();
+    report.contest(
+        "grant/map_unmap_batch32",
+        Unit::Nanoseconds,
+        &mut || {
             per_op(slice, OPS, || {
                 timed(|| {
-                    for entry in &entries {
-                        change(black_box(entry), 1, 3)?;
-                        change(black_box(entry), 3, 1)?;
+                    for wanted in wanted.chunks(32) {
+                        let pages = lent.mapper.map_all(GUEST, black_box(wanted));
+                        ensure!(pages.iter().all(|page| page.is_ok()), "a map is refused");
+                        drop(black_box(pages));
                     }
                     Ok(())
                 })
             })
-        }),
+        },
+        Some(&mut || marks(slice)),
     );
+}
+
+/// Two atomic changes of each of as many words.
+fn marks(slice: Duration) -> Result<f64> {
+    let entries: Vec<AtomicU32> = (0..PAGES).map(|_| AtomicU32::new(1)).collect();
+    let change = |entry: &AtomicU32, from, to| {
+        entry
+            .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
+            .map_err(|found| anyhow!("an entry is {found}"))
+    };
+    per_op(slice, OPS, || {
+        timed(|| {
+            for entry in &entries {
+                change(black_box(entry), 1, 3)?;
+                change(black_box(entry), 3, 1)?;
+            }
+            Ok(())
+        })
+    })
 }

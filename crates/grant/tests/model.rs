@@ -230,6 +230,7 @@ fn racing_mutator_of_version_2_never_shows_a_page_that_is_not_granted() {
     race(2);
 }
 
+#[expect(clippy::unwrap_used, reason = "the body of two tests")]
 fn race(version: u32) {
     let tables = Arc::new(Tables::new());
     let guest = small_guest(&tables, 2);
