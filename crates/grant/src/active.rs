@@ -55,21 +55,33 @@ pub(crate) struct Locked<'a> {
 
 impl Active {
     /// Locks the entry: nobody else pins or unpins it meanwhile.
+    #[inline(always)]
     pub(crate) fn lock(&self) -> Locked<'_> {
+        let word = self.try_lock().unwrap_or_else(|| self.wait());
+        Locked {
+            active: self,
+            pins: Pins::unpack(word),
+        }
+    }
+
+    #[inline(always)]
+    fn try_lock(&self) -> Option<u64> {
+        let word = self.0.load(Relaxed);
+        if word & LOCKED != 0 {
+            return None;
+        }
+        // Acquire: pairs with the release in `drop`.
+        let locked = word | LOCKED;
+        let taken = self.0.compare_exchange_weak(word, locked, Acquire, Relaxed);
+        taken.ok()
+    }
+
+    #[cold]
+    fn wait(&self) -> u64 {
         let mut tries = 0u32;
         loop {
-            let word = self.0.load(Relaxed);
-            // Acquire: pairs with the release in `drop`.
-            if word & LOCKED == 0
-                && self
-                    .0
-                    .compare_exchange_weak(word, word | LOCKED, Acquire, Relaxed)
-                    .is_ok()
-            {
-                return Locked {
-                    active: self,
-                    pins: Pins::unpack(word),
-                };
+            if let Some(word) = self.try_lock() {
+                return word;
             }
             tries = tries.wrapping_add(1);
             if tries.is_multiple_of(64) {

@@ -138,6 +138,7 @@ impl<'a> Entry<'a> {
     /// `kind` are the flags that must say "access permitted" and nothing else. The frame is one that stood in the entry while
     /// it permitted the access: it is read between two looks at the same header, after the mark. Bounded: an entry that
     /// keeps changing is refused.
+    #[inline(always)]
     pub(crate) fn mark(&self, grantee: DomId, write: bool, kind: u16) -> Result<Granted, Refused> {
         match self {
             Self::V1(entry) => entry.mark(grantee, write, kind),
@@ -248,6 +249,7 @@ impl Pages {
     }
 
     /// Where the `index`th thing of `size` bytes is; `None` where it is not all within.
+    #[inline(always)]
     fn at(&self, index: u32, size: usize) -> Option<NonNull<u8>> {
         let offset = usize::try_from(index).ok()?.checked_mul(size)?;
         if offset.checked_add(size)? > self.len {
@@ -295,6 +297,7 @@ impl Entries {
     }
 
     /// The entry of a reference; `None` beyond the memory.
+    #[inline(always)]
     pub(crate) fn get(&self, version: Version, gref: GrantRef) -> Option<Entry<'_>> {
         if version == Version::One {
             let entry = self.shared.at(gref.0, size_of::<GrantEntryV1>())?;

@@ -75,7 +75,12 @@ impl InProcessMapper {
                     Err(status) => piece.status = Err(status),
                 }
             }
+            let mut next = pinned.iter().skip(1);
             for (piece, pinned) in pieces.iter_mut().zip(&pinned) {
+                // The processor's own look ahead ends at the page's end.
+                if let Some(Some(next)) = next.next() {
+                    next.fetch_ahead();
+                }
                 if let Some(pinned) = pinned {
                     piece.status = copy_local(pinned, piece.offset, &mut piece.local);
                 }

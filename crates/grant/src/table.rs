@@ -269,6 +269,8 @@ impl GrantTable {
     }
 
     /// An entry of the table, and the lock of the host's count of its uses.
+    // Inlined, as what it calls is: what it returns is too large for registers, and would go by way of memory twice a pin.
+    #[inline(always)]
     pub(crate) fn lock(&self, gref: GrantRef) -> Result<(Entry<'_>, Locked<'_>), GrantStatus> {
         let frame = gref.0 / GRANT_ENTRIES_PER_FRAME_V1;
         let find = || {

@@ -16,6 +16,7 @@ pub(crate) struct EntryV1<'a, W = AtomicU32> {
 
 impl<W: Word<Value = u32>> EntryV1<'_, W> {
     /// As [`Entry::mark`](super::Entry::mark). It is done by a compare-and-swap of flags and domid together.
+    #[inline(always)]
     pub(crate) fn mark(&self, grantee: DomId, write: bool, kind: u16) -> Result<Granted, Refused> {
         let want = u32::from(if write {
             GTF_reading | GTF_writing
