@@ -1,9 +1,16 @@
 //! A version 1 entry: what the guest grants and what the host marks are one word.
 
+#![expect(
+    non_upper_case_globals,
+    reason = "kinds of entries are matched by the names of Xen's header"
+)]
+
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
-use cantle_abi::grant_table::{GTF_permit_access, GTF_reading, GTF_readonly, GTF_writing};
+use cantle_abi::grant_table::{
+    GTF_accept_transfer, GTF_permit_access, GTF_reading, GTF_readonly, GTF_type_mask, GTF_writing,
+};
 use cantle_abi::{DomId, Gfn};
 
 use super::{ATTEMPTS, Granted, Part, Raw, Refused, Word, flags_of, grantee_of, header};
@@ -70,9 +77,14 @@ impl<W: Word<Value = u32>> EntryV1<'_, W> {
     /// The entry as it stands.
     pub(super) fn raw(&self) -> Raw {
         let seen = self.header.load(SeqCst);
-        let marks = flags_of(seen) & (GTF_reading | GTF_writing);
+        let flags = flags_of(seen);
+        // In an entry for a transfer the same bits say how far that is.
+        let marks = match flags & GTF_type_mask {
+            GTF_accept_transfer => 0,
+            _ => flags & (GTF_reading | GTF_writing),
+        };
         Raw {
-            flags: flags_of(seen) & !marks,
+            flags: flags & !marks,
             grantee: grantee_of(seen),
             part: Part::PAGE,
             gfn: Gfn(u64::from(self.frame.load(SeqCst))),
