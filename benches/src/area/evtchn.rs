@@ -14,6 +14,8 @@ use crate::measure::Unit;
 use crate::report::Report;
 use crate::rounds::{per_op, timed};
 
+mod fifo;
+
 const HOST: DomId = DomId(0);
 const GUEST: DomId = DomId(1);
 
@@ -23,7 +25,8 @@ const BATCH: u32 = 256;
 pub(super) fn run(report: &mut Report) -> Result<()> {
     send(report)?;
     send_pending(report)?;
-    notify_guest(report)
+    notify_guest(report)?;
+    fifo::run(report)
 }
 
 /// A guest's `EVTCHNOP_send` to a system domain's eventfd, against writing an eventfd.

@@ -1,14 +1,11 @@
 //! A system domain's end of a channel: an eventfd, and a flag that saves writing it twice.
 
-// UNSAFETY: EventFd lends its descriptor by number only.
-#![expect(unsafe_code)]
-
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use cantle_abi::{DomId, Port};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::EvtchnError;
 use crate::domain::Domain;
@@ -41,13 +38,16 @@ pub(crate) trait Bell {
     fn still(&self) -> bool;
 }
 
-impl Bell for EventFd {
+/// An eventfd that does not block.
+struct Eventfd(OwnedFd);
+
+impl Bell for Eventfd {
     fn ring(&self) {
         // Cannot fail: the flag keeps the counter at 0 or 1.
-        let _ = self.write(1);
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
     fn still(&self) -> bool {
-        self.read().is_ok()
+        rustix::io::read(&self.0, &mut [0; 8]).is_ok()
     }
 }
 
@@ -74,7 +74,7 @@ pub(crate) fn take(flag: &impl Flag, bell: &impl Bell) -> bool {
 /// One port of a system domain.
 pub(crate) struct Endpoint {
     signalled: AtomicBool,
-    eventfd: EventFd,
+    eventfd: Eventfd,
     pub(crate) owner: DomId,
     pub(crate) domain: Weak<Domain>,
     pub(crate) port: Port,
@@ -82,11 +82,11 @@ pub(crate) struct Endpoint {
 
 impl Endpoint {
     pub(crate) fn new(domain: &Arc<Domain>, port: Port) -> Result<Self, EvtchnError> {
-        let eventfd = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
-            .map_err(|error| EvtchnError::Eventfd(error.raw_os_error().unwrap_or(0)))?;
+        let eventfd = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
+            .map_err(|error| EvtchnError::Eventfd(error.raw_os_error()))?;
         Ok(Self {
             signalled: AtomicBool::new(false),
-            eventfd,
+            eventfd: Eventfd(eventfd),
             owner: domain.id,
             domain: Arc::downgrade(domain),
             port,
@@ -102,8 +102,7 @@ impl Endpoint {
     }
 
     pub(crate) fn eventfd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open as long as `self.eventfd`, which the result's lifetime is bound to.
-        unsafe { BorrowedFd::borrow_raw(self.eventfd.as_raw_fd()) }
+        self.eventfd.0.as_fd()
     }
 }
 

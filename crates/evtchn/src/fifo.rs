@@ -26,7 +26,7 @@ use crate::vcpus::Vcpus;
 
 mod queue;
 
-use queue::{LINKED, MASKED, PENDING, Word, append};
+use queue::{LINKED, MASKED, PENDING, Word, append, claim};
 
 /// Event words in one page.
 pub(crate) const WORDS_PER_PAGE: u32 = 1024;
@@ -233,14 +233,11 @@ impl Fifo {
             tails.near.missed = true;
             return;
         };
-        if word.raise(LINKED) & LINKED != 0 {
+        let Some(last) = tails.tail(from, to) else {
             return;
-        }
-        // The old queue ends with a port that the guest has taken off it: nothing may be linked behind that.
-        if let Some(tail) = tails.tail(from, to)
-            && *tail == port.0
-        {
-            *tail = 0;
+        };
+        if !claim(word, last, port.0) {
+            return;
         }
         if to != from {
             slot.set_last(to);
@@ -248,9 +245,7 @@ impl Fifo {
         let (Some(tail), Some(head)) = (tails.tail(to, to), control.head(to)) else {
             return;
         };
-        let before = Some(Port(*tail)).filter(|port| port.0 != 0);
-        *tail = port.0;
-        let first = append(before.and_then(|port| self.word(port)), head, port.0);
+        let first = append(tail, |port| self.word(Port(port)), head, port.0);
         drop(tails);
         if first && let Some(ready) = control.ready() {
             let bit = 1 << to.priority();

@@ -51,10 +51,28 @@ impl Word for AtomicU32 {
     }
 }
 
-/// Appends `port`, whose word has just become LINKED, behind `tail`, the word of the port appended before, if there is one.
-/// Returns whether the guest is to be told by the ready bit: the port is the head now.
-pub(crate) fn append<W: Word>(tail: Option<&W>, head: &W, port: u32) -> bool {
-    if tail.is_some_and(|tail| set_link(tail, port)) {
+/// Takes a port for a queue, where it is on none: true then, and its word is LINKED. `last` is the tail of the queue that it was
+/// last put on: where that is the port itself, the guest has taken it off, and nothing may be linked behind it any more.
+pub(crate) fn claim<W: Word>(word: &W, last: &mut u32, port: u32) -> bool {
+    if word.raise(LINKED) & LINKED != 0 {
+        return false;
+    }
+    if *last == port {
+        *last = 0;
+    }
+    true
+}
+
+/// Appends a port that was claimed behind `tail`, which becomes it; `word` finds a port's word. Returns whether the guest is to
+/// be told by the ready bit: the port is the head now.
+pub(crate) fn append<'a, W: Word + 'a>(
+    tail: &mut u32,
+    word: impl Fn(u32) -> Option<&'a W>,
+    head: &W,
+    port: u32,
+) -> bool {
+    let before = std::mem::replace(tail, port);
+    if before != 0 && word(before).is_some_and(|word| set_link(word, port)) {
         return false;
     }
     // The head is there before the ready bit is (XSA-358).
@@ -88,3 +106,6 @@ fn set_link<W: Word>(tail: &W, port: u32) -> bool {
     tail.lower(BUSY);
     false
 }
+
+#[cfg(test)]
+mod tests;
