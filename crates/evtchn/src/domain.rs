@@ -5,7 +5,8 @@
 //! does; a sender takes that one alone, for reading, and delivers before it lets go.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cantle_abi::event_channel::{EVTCHN_2L_NR_CHANNELS, EVTCHN_FIFO_NR_CHANNELS};
@@ -16,15 +17,20 @@ use crate::endpoint::Endpoint;
 use crate::hub::Registry;
 use crate::interface::{Abi, Interface};
 use crate::ports::PortSet;
+use crate::rate::Rate;
 use crate::slots::{Binding, Slot, Slots};
 
 mod bind;
 mod close;
 mod fifo_ops;
+mod pirqs;
 mod send;
+mod snapshot;
 mod virqs;
 
-pub(crate) use virqs::Virqs;
+pub use pirqs::PirqStatus;
+pub(crate) use pirqs::Pirqs;
+pub(crate) use virqs::{Virqs, is_global};
 
 /// A domain. Lives in the registry until it ends, and in its peers' bindings until they are undone.
 pub(crate) struct Domain {
@@ -33,6 +39,10 @@ pub(crate) struct Domain {
     pub(crate) born: u64,
     registry: Arc<Registry>,
     slots: Slots,
+    /// Ports that it may have, port 0 included; those beyond stay until they are closed.
+    limit: AtomicU32,
+    virqs: Virqs,
+    pub(crate) rate: Rate,
     control: Mutex<Control>,
     kind: Kind,
     pub(crate) counters: Counters,
@@ -47,13 +57,13 @@ pub(crate) enum Kind {
 /// A guest's part.
 pub(crate) struct Guest {
     pub(crate) events: Interface,
-    virqs: Virqs,
+    pirqs: Pirqs,
 }
 
 impl Guest {
     pub(crate) fn new(events: Interface) -> Self {
         Self {
-            virqs: Virqs::new(events.vcpus.count()),
+            pirqs: Pirqs::new(),
             events,
         }
     }
@@ -65,6 +75,9 @@ pub(crate) struct Counters {
     pub(crate) sends: AtomicU64,
     pub(crate) virqs: AtomicU64,
     pub(crate) ipis: AtomicU64,
+    pub(crate) pirqs: AtomicU64,
+    /// Sends that had no other end to go to.
+    pub(crate) dropped: AtomicU64,
 }
 
 /// What the control lock guards.
@@ -121,10 +134,16 @@ impl Domain {
             id,
             born,
             registry,
-            slots: Slots::new(ports),
+            slots: Slots::new(),
+            limit: AtomicU32::new(ports),
+            virqs: Virqs::new(match &kind {
+                Kind::Guest(guest) => guest.events.vcpus.count(),
+                Kind::System => 1,
+            }),
+            rate: Rate::new(),
             control: Mutex::new(Control {
                 alive: true,
-                ports: PortSet::new(ports),
+                ports: PortSet::new(EVTCHN_FIFO_NR_CHANNELS),
                 ends: HashMap::new(),
             }),
             kind,
@@ -150,6 +169,23 @@ impl Domain {
 
     fn control(&self) -> MutexGuard<'_, Control> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Limits the ports there are from now on; those that are open stay.
+    pub(crate) fn set_limit(&self, ports: u32) -> Result<(), EvtchnError> {
+        if ports == 0 || ports > EVTCHN_FIFO_NR_CHANNELS {
+            return Err(EvtchnError::BadConfig);
+        }
+        // With the lock held: nothing is made by the old limit afterwards.
+        let _control = self.control();
+        self.limit.store(ports, SeqCst);
+        Ok(())
+    }
+
+    /// Whether a port of this number can exist, or does.
+    fn in_range(&self, port: Port) -> bool {
+        let open = |slot: &Slot| !matches!(&*slot.binding(), Binding::Free);
+        port.0 != 0 && (port.0 < self.limit.load(SeqCst) || self.slots.get(port).is_some_and(open))
     }
 
     fn slot(&self, port: Port) -> Result<&Slot, EvtchnError> {
@@ -185,17 +221,18 @@ impl Domain {
         if !control.alive {
             return Err(EvtchnError::NoDomain(self.id));
         }
+        let limit = self.limit.load(SeqCst);
         let port = match self.guest() {
             Some(guest) => {
                 let limit = match guest.events.abi() {
                     // Beyond that a port has no bit (XSA-342).
-                    Abi::TwoLevel => EVTCHN_2L_NR_CHANNELS,
-                    Abi::Fifo => EVTCHN_FIFO_NR_CHANNELS,
+                    Abi::TwoLevel => limit.min(EVTCHN_2L_NR_CHANNELS),
+                    Abi::Fifo => limit,
                 };
                 let linked = |port| guest.events.is_linked(port);
                 control.ports.take(limit, linked)
             }
-            None => control.ports.take(u32::MAX, |_| false),
+            None => control.ports.take(limit, |_| false),
         };
         let port = port.ok_or(EvtchnError::NoFreePort)?;
         if let Kind::System = self.kind {
@@ -215,10 +252,12 @@ impl Domain {
     /// Frees a port that no peer sends to any more.
     fn release_port(&self, control: &mut Control, port: Port, slot: &Slot) {
         let binding = slot.binding().clone();
-        slot.rebind(Binding::Free, || {
-            if let (Binding::Virq { virq }, Some(guest)) = (&binding, self.guest()) {
-                guest.virqs.unbind(*virq, slot.vcpu());
+        slot.rebind(Binding::Free, || match (&binding, self.guest()) {
+            (Binding::Virq { virq } | Binding::SystemVirq { virq, .. }, _) => {
+                self.virqs.unbind(*virq, slot.vcpu());
             }
+            (Binding::Pirq { pirq }, Some(guest)) => guest.pirqs.unbind(*pirq),
+            _ => {}
         });
         slot.renew(false);
         let mut linked = false;

@@ -85,6 +85,33 @@ impl VcpuInfoError {
     }
 }
 
+/// Why a call about a physical interrupt was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PirqError {
+    /// The domain has no such interrupt.
+    #[error("no physical interrupt {0}")]
+    NoPirq(u32),
+    /// The interrupt is bound already.
+    #[error("physical interrupt {0} is bound already")]
+    Bound(u32),
+    /// No port could be made.
+    #[error("no port for it")]
+    Port(#[from] EvtchnError),
+}
+
+impl PirqError {
+    /// What Xen returns for this.
+    #[must_use]
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NoPirq(_) => Errno::EINVAL,
+            Self::Bound(_) => Errno::EEXIST,
+            Self::Port(error) => error.errno(),
+        }
+    }
+}
+
 /// Why one of the FIFO interface's own calls was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

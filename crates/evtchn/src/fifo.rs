@@ -99,6 +99,24 @@ impl Fifo {
         }
     }
 
+    /// With the queues of a snapshot, and without pages and control blocks: they are handed in again. With each block all that
+    /// is pending and on no queue is looked at.
+    pub(crate) fn restored(vcpus: u32, tails: &[[u32; EVTCHN_FIFO_MAX_QUEUES]]) -> Self {
+        let fifo = Self::new(vcpus);
+        for state in &fifo.vcpus {
+            state.lock().missed = true;
+        }
+        for (state, tails) in fifo.vcpus.iter().zip(tails) {
+            state.lock().ports = *tails;
+        }
+        fifo
+    }
+
+    /// The last port on each queue of each vCPU.
+    pub(crate) fn tails(&self) -> Vec<[u32; EVTCHN_FIFO_MAX_QUEUES]> {
+        self.vcpus.iter().map(|state| state.lock().ports).collect()
+    }
+
     /// Places a vCPU's control block. True where events could not be linked before for want of it: the caller then links
     /// what is pending for the vCPU ([`relink`](Self::relink)).
     pub(crate) fn init_control(

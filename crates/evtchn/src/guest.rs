@@ -3,11 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use cantle_abi::{DomId, Port, SharedMemory, VcpuId};
 
 use crate::domain::{Domain, Guest};
-use crate::{Abi, EvtchnError, FifoError, Status, VcpuInfoError};
+use crate::{
+    Abi, EvtchnError, FifoError, PirqError, PirqStatus, RateLimit, RestoreError, Snapshot, Status,
+    VcpuInfoError,
+};
 
 /// What a guest may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +32,12 @@ pub struct Stats {
     pub virqs: u64,
     /// Signals among its vCPUs.
     pub ipis: u64,
+    /// Interrupts of emulated devices it was sent.
+    pub pirqs: u64,
+    /// Signals it sent on ports that had no other end.
+    pub dropped: u64,
+    /// Signals it sent faster than its [`RateLimit`] allows. They were delivered.
+    pub early: u64,
     /// Times that a vCPU was told ([`Upcall::raise`](crate::Upcall::raise)).
     pub upcalls: u64,
     /// Ports in use.
@@ -212,6 +222,97 @@ impl GuestDomain {
         self.domain.raise_virq(virq, vcpu)
     }
 
+    /// `EVTCHNOP_bind_pirq`: binds the interrupt of an emulated device. `flags` are `BIND_PIRQ__*`; others mean nothing, as in Xen.
+    /// What the device's line asserts already is delivered at once.
+    ///
+    /// # Errors
+    ///
+    /// [`PirqError::NoPirq`] from number 256 on, [`PirqError::Bound`], [`PirqError::Port`].
+    pub fn bind_pirq(&self, pirq: u32, flags: u32) -> Result<Port, PirqError> {
+        self.domain.bind_pirq(pirq, flags)
+    }
+
+    /// Raises a device's interrupt once; false where the guest has not bound it.
+    ///
+    /// # Errors
+    ///
+    /// [`PirqError::NoPirq`].
+    pub fn raise_pirq(&self, pirq: u32) -> Result<bool, PirqError> {
+        self.domain.raise_pirq(pirq)
+    }
+
+    /// Sets the line of a device that has one. The interrupt is raised when the line rises, and again at each
+    /// [`eoi`](Self::eoi) while it is asserted.
+    ///
+    /// # Errors
+    ///
+    /// [`PirqError::NoPirq`].
+    pub fn set_pirq_line(&self, pirq: u32, asserted: bool) -> Result<(), PirqError> {
+        self.domain.set_pirq_line(pirq, asserted)
+    }
+
+    /// `PHYSDEVOP_eoi`: the guest has served an interrupt.
+    ///
+    /// # Errors
+    ///
+    /// [`PirqError::NoPirq`].
+    pub fn eoi(&self, pirq: u32) -> Result<(), PirqError> {
+        self.domain.eoi(pirq)
+    }
+
+    /// `PHYSDEVOP_irq_status_query`.
+    ///
+    /// # Errors
+    ///
+    /// [`PirqError::NoPirq`].
+    pub fn pirq_status(&self, pirq: u32) -> Result<PirqStatus, PirqError> {
+        self.domain.pirq_status(pirq)
+    }
+
+    /// Sets how many port numbers the guest may use, as [`GuestConfig::max_ports`] did. Ports that are open stay.
+    ///
+    /// # Errors
+    ///
+    /// [`EvtchnError::BadConfig`] for none, or more than 131,072.
+    pub fn set_max_ports(&self, max_ports: u32) -> Result<(), EvtchnError> {
+        self.domain.set_limit(max_ports)
+    }
+
+    /// Limits how fast the guest sends signals to other domains, or no more. See [`throttled`](Self::throttled).
+    pub fn set_rate_limit(&self, limit: Option<RateLimit>) {
+        self.domain.rate.set(limit);
+    }
+
+    /// How long the host should keep a vCPU that has just sent out of the guest, so that the guest keeps to its limit. The signals
+    /// were delivered: they are neither lost nor late, only their sender waits. Never longer than a second.
+    #[must_use]
+    pub fn throttled(&self) -> Option<Duration> {
+        self.domain.rate.owed()
+    }
+
+    /// All channels as plain data. To be taken while the guest's vCPUs stand still, and with its memory: a signal that comes
+    /// between the two is in one and not in the other.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.domain.snapshot()
+    }
+
+    /// Makes the channels of a snapshot, in a guest that was just added and does not run yet.
+    ///
+    /// A port that was connected to another domain comes back unbound for that domain, which binds to it again under the
+    /// same number (and so signals it: nothing is lost in between). One that was connected within the domain is connected.
+    ///
+    /// FIFO: the guest's interface is FIFO again, with its queues where they were. The VMM hands in the control blocks and the
+    /// event array pages again ([`init_control`](Self::init_control), [`expand_array`](Self::expand_array)), the pages first and in
+    /// their order; what is pending and on no queue is linked then.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError`]: the snapshot is checked as a whole, as something that a stranger wrote, before anything is changed.
+    pub fn restore(&self, snapshot: &Snapshot) -> Result<(), RestoreError> {
+        self.domain.restore(snapshot)
+    }
+
     /// `VCPUOP_register_vcpu_info`: from now on the vCPU's `vcpu_info` is at `offset` in `page`.
     ///
     /// Its state moves along, and everything is marked pending there, so that nothing is lost on the way; the vCPU is told.
@@ -262,6 +363,9 @@ impl GuestDomain {
             sends: counters.sends.load(Ordering::Relaxed),
             virqs: counters.virqs.load(Ordering::Relaxed),
             ipis: counters.ipis.load(Ordering::Relaxed),
+            pirqs: counters.pirqs.load(Ordering::Relaxed),
+            dropped: counters.dropped.load(Ordering::Relaxed),
+            early: self.domain.rate.early(),
             upcalls: self.guest().map_or(0, |guest| guest.events.vcpus.upcalls()),
             bound_ports: self.domain.bound_ports(),
         }

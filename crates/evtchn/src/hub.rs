@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, Weak};
 
 use cantle_abi::event_channel::EVTCHN_FIFO_NR_CHANNELS;
-use cantle_abi::{DomId, SharedMemory};
+use cantle_abi::xen::NR_VIRQS;
+use cantle_abi::{DomId, SharedMemory, VcpuId};
 
-use crate::domain::{Domain, Guest, Kind};
+use crate::domain::{Domain, Guest, Kind, is_global};
 use crate::guest::{GuestConfig, GuestDomain};
 use crate::interface::Interface;
 use crate::page::SharedPage;
@@ -34,6 +35,8 @@ pub struct Hub(Arc<Registry>);
 pub(crate) struct Registry {
     domains: RwLock<HashMap<DomId, Arc<Domain>>>,
     births: AtomicU64,
+    /// Who is told of each global virtual interrupt.
+    virq_handlers: Mutex<HashMap<u32, Weak<Domain>>>,
 }
 
 impl Registry {
@@ -49,6 +52,12 @@ impl Registry {
         {
             entry.remove();
         }
+    }
+
+    fn virq_handlers(&self) -> MutexGuard<'_, HashMap<u32, Weak<Domain>>> {
+        self.virq_handlers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, HashMap<DomId, Arc<Domain>>> {
@@ -103,6 +112,31 @@ impl Hub {
         if let Ok(domain) = self.0.find(dom) {
             domain.end();
         }
+    }
+
+    /// Has a domain, or nobody, be told of a global virtual interrupt (`XEN_DOMCTL_set_virq_handler`). At first nobody is. It must
+    /// bind the interrupt to hear of it. When it ends nobody is told, whoever has its number next.
+    ///
+    /// # Errors
+    ///
+    /// [`EvtchnError::BadVirq`] where there is no such global interrupt; [`EvtchnError::NoDomain`].
+    pub fn set_virq_handler(&self, virq: u32, dom: Option<DomId>) -> Result<(), EvtchnError> {
+        if virq >= NR_VIRQS || !is_global(virq) {
+            return Err(EvtchnError::BadVirq(virq));
+        }
+        let handler = dom.map(|dom| self.0.find(dom)).transpose()?;
+        let mut handlers = self.0.virq_handlers();
+        match handler {
+            Some(handler) => handlers.insert(virq, Arc::downgrade(&handler)),
+            None => handlers.remove(&virq),
+        };
+        Ok(())
+    }
+
+    /// Raises a global virtual interrupt for its handler; false where there is none, or it has not bound it.
+    pub fn raise_global_virq(&self, virq: u32) -> bool {
+        let handler = self.0.virq_handlers().get(&virq).and_then(Weak::upgrade);
+        handler.is_some_and(|handler| handler.raise_virq(virq, VcpuId(0)))
     }
 
     fn add(&self, dom: DomId, ports: u32, kind: Kind) -> Result<Arc<Domain>, EvtchnError> {

@@ -44,7 +44,9 @@ mod page;
 mod place;
 mod platform;
 mod ports;
+mod rate;
 mod slots;
+mod snapshot;
 mod system;
 mod two_level;
 mod upcall;
@@ -53,11 +55,14 @@ mod vcpus;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod test_utils;
 
-pub use error::{EvtchnError, FifoError, VcpuInfoError};
+pub use domain::PirqStatus;
+pub use error::{EvtchnError, FifoError, PirqError, VcpuInfoError};
 pub use guest::{GuestConfig, GuestDomain, PollGuard, Stats};
 pub use hub::Hub;
 pub use interface::Abi;
 pub use platform::{Channel, EventChannels};
+pub use rate::RateLimit;
 pub use slots::{PortState, Status};
+pub use snapshot::{RestoreError, SavedPort, SavedQueue, Snapshot};
 pub use system::SystemDomain;
 pub use upcall::Upcall;

@@ -87,6 +87,19 @@ impl PortSet {
         }
     }
 
+    /// Takes a port that is free, whatever its number.
+    pub(crate) fn take_this(&mut self, port: Port) {
+        if port.0 < self.ports && !self.contains(port) {
+            self.mark(port);
+            self.used += 1;
+        }
+    }
+
+    /// Closed ports that are still on a queue.
+    pub(crate) fn resting(&self) -> impl Iterator<Item = Port> {
+        self.resting.iter().copied()
+    }
+
     /// Nothing rests any more: there are no queues now.
     pub(crate) fn wake_all(&mut self) {
         self.wake(self.resting.len(), |_| false);

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, OnceLock};
 
 use cantle_abi::event_channel::{
-    EVTCHNSTAT_closed, EVTCHNSTAT_interdomain, EVTCHNSTAT_ipi, EVTCHNSTAT_unbound, EVTCHNSTAT_virq,
-    EvtchnStatus,
+    EVTCHN_FIFO_NR_CHANNELS, EVTCHNSTAT_closed, EVTCHNSTAT_interdomain, EVTCHNSTAT_ipi,
+    EVTCHNSTAT_pirq, EVTCHNSTAT_unbound, EVTCHNSTAT_virq, EvtchnStatus,
 };
 use cantle_abi::{DomId, Port, VcpuId};
 
@@ -43,6 +43,8 @@ pub enum PortState {
     },
     /// A virtual interrupt, `VIRQ_*`.
     Virq(u32),
+    /// An interrupt of an emulated device.
+    Pirq(u32),
     /// For signals among the domain's own vCPUs.
     Ipi,
 }
@@ -58,6 +60,7 @@ impl Status {
                 (EVTCHNSTAT_interdomain, u32::from(remote.0), port.0)
             }
             PortState::Virq(virq) => (EVTCHNSTAT_virq, virq, 0),
+            PortState::Pirq(pirq) => (EVTCHNSTAT_pirq, pirq, 0),
             PortState::Ipi => (EVTCHNSTAT_ipi, 0, 0),
         };
     }
@@ -83,6 +86,14 @@ pub(crate) enum Binding {
     },
     Virq {
         virq: u32,
+    },
+    /// A virtual interrupt of a system domain, with its eventfd.
+    SystemVirq {
+        virq: u32,
+        end: Arc<Endpoint>,
+    },
+    Pirq {
+        pirq: u32,
     },
     Ipi,
 }
@@ -128,6 +139,11 @@ impl Slot {
         self.change(|place| Place { last, ..place });
     }
 
+    /// For a port that comes back from a snapshot.
+    pub(crate) fn set_place(&self, place: Place) {
+        self.0.beside.store(place.bits(), SeqCst);
+    }
+
     /// Remembers, or forgets, that an event waits for its event word; returns whether one did.
     pub(crate) fn set_waiting(&self, waiting: bool) -> bool {
         self.change(|place| Place { waiting, ..place }).waiting
@@ -150,44 +166,29 @@ impl Slot {
 }
 
 /// Ports in one allocation.
-const BUCKET: u32 = 128;
+const BUCKET: usize = 128;
+const BUCKETS: usize = EVTCHN_FIFO_NR_CHANNELS as usize / BUCKET;
 
 /// A domain's ports, allocated by the bucket when first used. A lookup takes no lock.
-pub(crate) struct Slots {
-    buckets: Box<[OnceLock<Box<[Slot]>>]>,
-    ports: u32,
-}
+pub(crate) struct Slots(Box<[OnceLock<Box<[Slot; BUCKET]>>]>);
 
 impl Slots {
-    /// Room for ports 0 to `ports - 1`.
-    pub(crate) fn new(ports: u32) -> Self {
-        Self {
-            buckets: (0..ports.div_ceil(BUCKET))
-                .map(|_| OnceLock::new())
-                .collect(),
-            ports,
-        }
+    /// Room for all ports that there can be.
+    pub(crate) fn new() -> Self {
+        Self((0..BUCKETS).map(|_| OnceLock::new()).collect())
     }
 
-    /// Whether a port of this number can exist.
-    pub(crate) fn in_range(&self, port: Port) -> bool {
-        port.0 != 0 && port.0 < self.ports
-    }
-
-    /// The port's slot; `None` beyond the range, or where no port of its bucket was ever used.
+    /// The port's slot; `None` beyond the range, for port 0, or where no port of its bucket was ever used.
     pub(crate) fn get(&self, port: Port) -> Option<&Slot> {
-        if !self.in_range(port) {
-            return None;
-        }
-        let bucket = self.buckets.get(usize::try_from(port.0 / BUCKET).ok()?)?;
+        let port = usize::try_from(port.0).ok().filter(|port| *port != 0)?;
         // Acquires what `make` released: nobody sees a bucket before its slots (XSA-340).
-        bucket.get()?.get(usize::try_from(port.0 % BUCKET).ok()?)
+        self.0.get(port / BUCKET)?.get()?.get(port % BUCKET)
     }
 
     /// The port's slot, its bucket made if need be.
     pub(crate) fn make(&self, port: Port) -> Option<&Slot> {
-        let bucket = self.buckets.get(usize::try_from(port.0 / BUCKET).ok()?)?;
-        bucket.get_or_init(|| (0..BUCKET).map(|_| Slot::new()).collect());
+        let bucket = self.0.get(usize::try_from(port.0).ok()? / BUCKET)?;
+        bucket.get_or_init(|| Box::new(std::array::from_fn(|_| Slot::new())));
         self.get(port)
     }
 }
@@ -198,11 +199,12 @@ mod tests {
 
     #[test]
     fn slots_are_made_by_the_bucket_and_bounded() {
-        let slots = Slots::new(130);
+        let slots = Slots::new();
         assert!(slots.get(Port(1)).is_none(), "nothing made yet");
         assert!(slots.make(Port(129)).is_some());
         assert!(slots.get(Port(128)).is_some() && slots.get(Port(1)).is_none());
-        for port in [0, 130, 4096, u32::MAX] {
+        assert!(slots.make(Port(EVTCHN_FIFO_NR_CHANNELS - 1)).is_some());
+        for port in [0, EVTCHN_FIFO_NR_CHANNELS, u32::MAX] {
             assert!(slots.make(Port(port)).is_none() && slots.get(Port(port)).is_none());
         }
     }

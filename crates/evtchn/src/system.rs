@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use cantle_abi::{DomId, Port};
+use cantle_abi::{DomId, Port, VcpuId};
 
 use crate::domain::Domain;
 use crate::endpoint::Endpoint;
@@ -40,6 +40,16 @@ impl SystemDomain {
     /// [`EvtchnError::BadPort`] for a number beyond the limit.
     pub fn status(&self, port: Port) -> Result<Status, EvtchnError> {
         self.0.0.status(port)
+    }
+
+    /// `EVTCHNOP_bind_virq`: the channel is signalled when the host raises the global virtual interrupt for this domain (see
+    /// [`Hub::set_virq_handler`](crate::Hub::set_virq_handler)). It has no other end: `notify` is refused.
+    ///
+    /// # Errors
+    ///
+    /// [`EvtchnError::BadVirq`] for one that is not global, [`EvtchnError::VirqBound`], [`EvtchnError::NoFreePort`].
+    pub fn bind_virq(&self, virq: u32) -> Result<Box<dyn Channel>, EvtchnError> {
+        self.channel(self.0.0.bind_virq(virq, VcpuId(0))?)
     }
 
     fn channel(&self, port: Port) -> Result<Box<dyn Channel>, EvtchnError> {

@@ -61,6 +61,7 @@ pub struct HeapGuest {
     pub upcalls: Arc<Recorder>,
     page: SharedPage,
     vcpus: u32,
+    max_ports: u32,
     fifo: Mutex<Arc<FifoPages>>,
 }
 
@@ -80,8 +81,46 @@ impl HeapGuest {
             upcalls,
             page: SharedPage::new(memory),
             vcpus,
+            max_ports,
             fifo: Mutex::new(Arc::new(FifoPages::new(vcpus))),
         })
+    }
+
+    /// The same guest with the same memory, as a new domain in `hub`; the old one ends first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Hub::add_guest`].
+    pub fn moved_to(self, hub: &Hub) -> Result<Self, EvtchnError> {
+        let (dom, upcalls) = (self.domain.id(), self.upcalls.clone());
+        let memory = Arc::new(HeapPages::new(1));
+        let fifo = self.fifo();
+        // As it was before the old domain's end cleared what was pending.
+        let words = fifo.words();
+        copy(&self.page, &SharedPage::new(memory.clone()));
+        drop(self.domain);
+        fifo.set_words(&words);
+        let config = GuestConfig {
+            vcpus: self.vcpus,
+            max_ports: self.max_ports,
+        };
+        Ok(Self {
+            domain: hub.add_guest(dom, config, memory.clone(), upcalls.clone())?,
+            upcalls,
+            page: SharedPage::new(memory),
+            vcpus: self.vcpus,
+            max_ports: self.max_ports,
+            fifo: Mutex::new(fifo),
+        })
+    }
+
+    /// Hands in the FIFO pages that there are again, as the host does for a guest that was restored.
+    ///
+    /// # Errors
+    ///
+    /// As [`GuestDomain::init_control`] and [`GuestDomain::expand_array`].
+    pub fn hand_in_again(&self) -> Result<(), FifoError> {
+        self.fifo().hand_in_again(&self.domain)
     }
 
     /// Switches to the FIFO interface, as a kernel does when it starts: a control block for each vCPU, and a first page of
@@ -232,6 +271,15 @@ impl HeapGuest {
 impl std::fmt::Debug for HeapGuest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.domain.fmt(f)
+    }
+}
+
+/// Copies a page's bytes.
+fn copy(from: &SharedPage, to: &SharedPage) {
+    for offset in (0..from.len()).step_by(8) {
+        if let (Some(from), Some(to)) = (from.u64(offset), to.u64(offset)) {
+            to.store(from.load(SeqCst), SeqCst);
+        }
     }
 }
 

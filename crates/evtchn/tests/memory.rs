@@ -49,5 +49,8 @@ fn an_idle_channel_costs_at_most_32_bytes() {
     assert_eq!(guest.domain.stats().bound_ports as usize, CHANNELS);
     let all = USED.load(Ordering::SeqCst) - before;
     assert!(all <= 32 * CHANNELS, "{all} bytes, {empty} of them empty");
-    assert!(empty < 64 << 10, "{empty} bytes for a domain without channels");
+    assert!(
+        empty < 64 << 10,
+        "{empty} bytes for a domain without channels"
+    );
 }

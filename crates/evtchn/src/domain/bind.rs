@@ -60,7 +60,7 @@ impl Domain {
         Ok(port)
     }
 
-    /// Binds a virtual interrupt of a guest.
+    /// Binds a virtual interrupt; for a system domain a global one.
     pub(crate) fn bind_virq(
         self: &Arc<Self>,
         virq: u32,
@@ -69,10 +69,15 @@ impl Domain {
         if virq >= NR_VIRQS || (is_global(virq) && vcpu.0 != 0) {
             return Err(EvtchnError::BadVirq(virq));
         }
-        self.check_vcpu(vcpu)?;
+        if self.guest().is_some() {
+            self.check_vcpu(vcpu)?;
+        } else if !is_global(virq) {
+            // A system domain has no vCPUs.
+            return Err(EvtchnError::BadVirq(virq));
+        }
         let entry = self
-            .guest()
-            .and_then(|guest| guest.virqs.entry(virq, vcpu))
+            .virqs
+            .entry(virq, vcpu)
             .ok_or(EvtchnError::NoVcpu(vcpu))?;
         let mut control = self.control();
         if entry.load(SeqCst) != 0 {
@@ -81,7 +86,14 @@ impl Domain {
         // Nothing has been changed yet if no port is free (XSA-496).
         let (port, slot) = self.take_port(&mut control, false)?;
         move_to(slot, vcpu)?;
-        slot.rebind(Binding::Virq { virq }, || entry.store(port.0, SeqCst));
+        let binding = match control.ends.get(&port) {
+            Some(end) => Binding::SystemVirq {
+                virq,
+                end: end.clone(),
+            },
+            None => Binding::Virq { virq },
+        };
+        slot.rebind(binding, || entry.store(port.0, SeqCst));
         Ok(port)
     }
 
@@ -102,7 +114,10 @@ impl Domain {
         let _control = self.control();
         match &*slot.binding() {
             Binding::Virq { virq } if is_global(*virq) => {}
-            Binding::Unbound { .. } | Binding::Guest { .. } | Binding::System { .. } => {}
+            Binding::Unbound { .. }
+            | Binding::Guest { .. }
+            | Binding::System { .. }
+            | Binding::Pirq { .. } => {}
             _ => return Err(EvtchnError::BadPort(port)),
         }
         move_to(slot, vcpu)?;

@@ -78,7 +78,10 @@ impl Domain {
     }
 
     /// The ports that are bound, as long as the control lock is held.
-    fn bound<'a>(&'a self, control: &'a Control) -> impl Iterator<Item = (Port, &'a Slot)> {
+    pub(super) fn bound<'a>(
+        &'a self,
+        control: &'a Control,
+    ) -> impl Iterator<Item = (Port, &'a Slot)> {
         control.ports.iter().filter_map(|port| {
             let slot = self.slots.get(port)?;
             let bound = !matches!(&*slot.binding(), Binding::Free);

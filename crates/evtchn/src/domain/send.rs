@@ -1,6 +1,7 @@
 //! Signals, and what can be seen of a port.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use cantle_abi::{Port, VcpuId};
@@ -19,7 +20,7 @@ impl Binding {
                 }
             }
             Self::System { end } => end.signal(),
-            Self::Free | Self::Unbound { .. } | Self::Virq { .. } | Self::Ipi => {}
+            _ => {}
         }
     }
 
@@ -28,7 +29,7 @@ impl Binding {
         match self {
             Self::Guest { peer, port } => Some((peer.clone(), *port)),
             Self::System { end } => Some((end.domain.upgrade()?, end.port)),
-            Self::Free | Self::Unbound { .. } | Self::Virq { .. } | Self::Ipi => None,
+            _ => None,
         }
     }
 }
@@ -42,42 +43,51 @@ impl Domain {
         match &*binding {
             Binding::Guest { .. } | Binding::System { .. } => {
                 self.counters.sends.fetch_add(1, Relaxed);
+                self.rate.count();
                 binding.deliver();
             }
             Binding::Ipi => {
                 self.counters.ipis.fetch_add(1, Relaxed);
                 self.deliver(port, slot);
             }
-            Binding::Unbound { .. } => {}
-            Binding::Free | Binding::Virq { .. } => return Err(EvtchnError::BadPort(port)),
+            Binding::Unbound { .. } => {
+                self.counters.dropped.fetch_add(1, Relaxed);
+            }
+            Binding::Free
+            | Binding::Virq { .. }
+            | Binding::SystemVirq { .. }
+            | Binding::Pirq { .. } => return Err(EvtchnError::BadPort(port)),
         }
         Ok(())
     }
 
-    /// Raises a virtual interrupt; false where the guest has not bound it.
+    /// Raises a virtual interrupt; false where the domain has not bound it.
     pub(crate) fn raise_virq(&self, virq: u32, vcpu: VcpuId) -> bool {
-        let Some(virqs) = self.guest().map(|guest| &guest.virqs) else {
+        self.deliver_bound(|| self.virqs.port(virq, vcpu), &self.counters.virqs)
+    }
+
+    /// Delivers to the port that an interrupt is bound to, and counts it; false where there is none. The port that `find` gives
+    /// changes only under the port's write lock.
+    pub(super) fn deliver_bound(&self, find: impl Fn() -> Option<Port>, count: &AtomicU64) -> bool {
+        let Some((port, slot)) = find().and_then(|port| Some((port, self.slots.get(port)?))) else {
             return false;
         };
-        let Some(port) = virqs.port(virq, vcpu) else {
-            return false;
-        };
-        let Some(slot) = self.slots.get(port) else {
-            return false;
-        };
-        let _binding = slot.binding();
-        // The entry changes only under the slot's write lock: now it is certain whose port this is.
-        if virqs.port(virq, vcpu) != Some(port) {
+        let binding = slot.binding();
+        // Looked at again: now it is certain whose port this is.
+        if find() != Some(port) {
             return false;
         }
-        self.counters.virqs.fetch_add(1, Relaxed);
-        self.deliver(port, slot);
+        count.fetch_add(1, Relaxed);
+        match &*binding {
+            Binding::SystemVirq { end, .. } => end.signal(),
+            _ => self.deliver(port, slot),
+        }
         true
     }
 
     /// Unmasks a guest's port; nothing where it is closed, as in Xen.
     pub(crate) fn unmask(&self, port: Port) -> Result<(), EvtchnError> {
-        if !self.slots.in_range(port) {
+        if !self.in_range(port) {
             return Err(EvtchnError::BadPort(port));
         }
         let (Some(guest), Some(slot)) = (self.guest(), self.slots.get(port)) else {
@@ -92,12 +102,12 @@ impl Domain {
 
     /// Whether a guest's port is pending. Takes no slot's lock: pollers ask while they hold their own.
     pub(crate) fn is_pending(&self, port: Port) -> bool {
-        self.slots.in_range(port) && self.guest().is_some_and(|g| g.events.is_pending(port))
+        self.guest().is_some_and(|g| g.events.is_pending(port))
     }
 
     /// What a port is.
     pub(crate) fn status(&self, port: Port) -> Result<Status, EvtchnError> {
-        if !self.slots.in_range(port) {
+        if !self.in_range(port) {
             return Err(EvtchnError::BadPort(port));
         }
         let Some(slot) = self.slots.get(port) else {
@@ -118,7 +128,8 @@ impl Domain {
                 remote: end.owner,
                 port: end.port,
             },
-            Binding::Virq { virq } => PortState::Virq(*virq),
+            Binding::Virq { virq } | Binding::SystemVirq { virq, .. } => PortState::Virq(*virq),
+            Binding::Pirq { pirq } => PortState::Pirq(*pirq),
             Binding::Ipi => PortState::Ipi,
         };
         Ok(Status {
@@ -128,7 +139,7 @@ impl Domain {
     }
 
     /// Sets a guest's port pending. The caller holds the lock of the slot that sends.
-    fn deliver(&self, port: Port, slot: &Slot) {
+    pub(super) fn deliver(&self, port: Port, slot: &Slot) {
         if let Some(guest) = self.guest() {
             guest.events.set_pending(port, slot);
         }

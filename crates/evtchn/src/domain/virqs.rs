@@ -7,7 +7,7 @@ use cantle_abi::xen::{NR_VIRQS, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENP
 use cantle_abi::{Port, VcpuId};
 
 /// Per-vCPU virtual interrupts; the others are global, and bound on vCPU 0.
-pub(super) fn is_global(virq: u32) -> bool {
+pub(crate) fn is_global(virq: u32) -> bool {
     !matches!(virq, VIRQ_TIMER | VIRQ_DEBUG | VIRQ_XENOPROF | VIRQ_XENPMU)
 }
 

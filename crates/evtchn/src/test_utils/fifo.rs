@@ -28,7 +28,7 @@ pub(super) struct FifoPages {
     controls: Vec<(Arc<HeapPages>, SharedPage)>,
     /// Where each queue goes on, by vCPU: what the kernel remembers between two interrupts.
     heads: Vec<Mutex<[u32; EVTCHN_FIFO_MAX_QUEUES]>>,
-    array: Box<[OnceLock<SharedPage>]>,
+    array: Box<[OnceLock<(Arc<HeapPages>, SharedPage)>]>,
 }
 
 impl FifoPages {
@@ -65,13 +65,40 @@ impl FifoPages {
             return Err(FifoError::ArrayFull);
         };
         // Known here before the host can put anything on it.
-        let _ = place.set(page);
+        let _ = place.set((pages.clone(), page));
         domain.expand_array(pages)
+    }
+
+    /// Hands in all that there is, once more.
+    pub(super) fn hand_in_again(&self, domain: &GuestDomain) -> Result<(), FifoError> {
+        for (pages, _) in self.array.iter().map_while(OnceLock::get) {
+            domain.expand_array(pages.clone())?;
+        }
+        (0..)
+            .map(VcpuId)
+            .zip(&self.controls)
+            .try_for_each(|(vcpu, _)| self.init_control(domain, vcpu))
+    }
+
+    /// All event words.
+    pub(super) fn words(&self) -> Vec<u32> {
+        (0..)
+            .map_while(|port| self.word(Port(port)))
+            .map(|word| word.load(SeqCst))
+            .collect()
+    }
+
+    pub(super) fn set_words(&self, words: &[u32]) {
+        for (port, value) in (0..).zip(words) {
+            if let Some(word) = self.word(Port(port)) {
+                word.store(*value, SeqCst);
+            }
+        }
     }
 
     /// A port's event word.
     pub(super) fn word(&self, port: Port) -> Option<&AtomicU32> {
-        let page = self.array.get((port.0 / 1024) as usize)?.get()?;
+        let (_, page) = self.array.get((port.0 / 1024) as usize)?.get()?;
         page.u32((port.0 % 1024) as usize * 4)
     }
 
