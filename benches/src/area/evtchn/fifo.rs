@@ -200,7 +200,8 @@ fn two_threads(report: &mut Report, row: &str, n: u32) -> Result<()> {
             at_once(|thread| {
                 let fds = bare.get(half(thread)).unwrap_or_default();
                 per_op(slice, n * repeat, || {
-                    let took = timed(|| (0..repeat).try_for_each(|_| fds.iter().try_for_each(signal)))?;
+                    let took =
+                        timed(|| (0..repeat).try_for_each(|_| fds.iter().try_for_each(signal)))?;
                     if !same {
                         fds.iter().try_for_each(take)?;
                     }

@@ -23,12 +23,15 @@ const BUSY: u32 = 1 << EVTCHN_FIFO_BUSY;
 /// More steps than a chain of all ports has: a guest that has broken its own queues stops.
 const MOST_STEPS: u32 = 1 << 18;
 
+/// A page as it is handed in, and as it is used.
+type Page = (Arc<HeapPages>, SharedPage);
+
 /// A guest's FIFO pages.
 pub(super) struct FifoPages {
-    controls: Vec<(Arc<HeapPages>, SharedPage)>,
+    controls: Vec<Page>,
     /// Where each queue goes on, by vCPU: what the kernel remembers between two interrupts.
     heads: Vec<Mutex<[u32; EVTCHN_FIFO_MAX_QUEUES]>>,
-    array: Box<[OnceLock<(Arc<HeapPages>, SharedPage)>]>,
+    array: Box<[OnceLock<Page>]>,
 }
 
 impl FifoPages {

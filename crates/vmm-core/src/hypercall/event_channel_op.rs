@@ -1,19 +1,23 @@
 //! `event_channel_op`.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cantle_abi::event_channel::{
     EVTCHN_FIFO_LINK_BITS, EVTCHNOP_alloc_unbound, EVTCHNOP_bind_interdomain, EVTCHNOP_bind_ipi,
-    EVTCHNOP_bind_vcpu, EVTCHNOP_bind_virq, EVTCHNOP_close, EVTCHNOP_expand_array,
-    EVTCHNOP_init_control, EVTCHNOP_reset, EVTCHNOP_reset_cont, EVTCHNOP_send,
-    EVTCHNOP_set_priority, EVTCHNOP_status, EVTCHNOP_unmask, EvtchnAllocUnbound,
-    EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindVcpu, EvtchnBindVirq, EvtchnExpandArray,
-    EvtchnInitControl, EvtchnPort, EvtchnReset, EvtchnSetPriority, EvtchnStatus,
+    EVTCHNOP_bind_pirq, EVTCHNOP_bind_vcpu, EVTCHNOP_bind_virq, EVTCHNOP_close,
+    EVTCHNOP_expand_array, EVTCHNOP_init_control, EVTCHNOP_reset, EVTCHNOP_reset_cont,
+    EVTCHNOP_send, EVTCHNOP_set_priority, EVTCHNOP_status, EVTCHNOP_unmask, EvtchnAllocUnbound,
+    EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq, EvtchnBindVcpu, EvtchnBindVirq,
+    EvtchnExpandArray, EvtchnInitControl, EvtchnPort, EvtchnReset, EvtchnSetPriority, EvtchnStatus,
 };
 use cantle_abi::{Errno, Gfn, Port};
 
 use super::{Call, Caller, Served};
 use crate::memory::FramePage;
+
+/// The longest that one signal holds a vCPU back: what it owes beyond that the next one does.
+const LONGEST_HOLD: Duration = Duration::from_millis(100);
 
 pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
     let at = call.arg(1);
@@ -23,6 +27,7 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
         EVTCHNOP_send => {
             let op: EvtchnPort = caller.read(at)?;
             ports.send(op.port).map_err(errno)?;
+            hold_back(caller);
         }
         EVTCHNOP_unmask => {
             let op: EvtchnPort = caller.read(at)?;
@@ -43,6 +48,11 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
         EVTCHNOP_bind_virq => {
             let mut op: EvtchnBindVirq = caller.read(at)?;
             op.port = ports.bind_virq(op.virq, op.vcpu).map_err(errno)?;
+            put(caller, at, &op, op.port)?;
+        }
+        EVTCHNOP_bind_pirq => {
+            let mut op: EvtchnBindPirq = caller.read(at)?;
+            op.port = ports.bind_pirq(op.pirq, op.flags).map_err(|e| e.errno())?;
             put(caller, at, &op, op.port)?;
         }
         EVTCHNOP_bind_ipi => {
@@ -83,10 +93,18 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
                 .set_priority(op.port, op.priority)
                 .map_err(|e| e.errno())?;
         }
-        // Physical interrupts: not offered, as on a Xen without them.
         _ => return Err(Errno::ENOSYS),
     }
     Ok(0)
+}
+
+/// Keeps a vCPU that sends faster than its domain may out of the guest for a while. The signal has gone out already.
+fn hold_back(caller: &Caller<'_>) {
+    let domain = caller.domain();
+    if let Some(owed) = domain.ports.throttled() {
+        let until = Instant::now() + owed.min(LONGEST_HOLD);
+        domain.upcall.sleepers().sleep(until, || domain.has_ended());
+    }
 }
 
 /// Places a vCPU's control block. That its answer is written first harms nobody: it is a constant.
