@@ -2,7 +2,6 @@
 
 // UNSAFETY: an allocator that counts.
 #![expect(unsafe_code)]
-#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps nothing")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};

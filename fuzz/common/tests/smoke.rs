@@ -114,6 +114,7 @@ macro_rules! smoke_tests {
 
 smoke_tests!(
     ring_back,
+    evtchn_fifo,
     evtchn_ops,
     grant_ops,
     xenstore_wire,

@@ -2,6 +2,7 @@
 
 pub mod blkback_ring;
 pub mod boot_image;
+pub mod evtchn_fifo;
 pub mod evtchn_ops;
 pub mod grant_ops;
 pub mod hypercall;
