@@ -1,9 +1,7 @@
 //! Known wounds of event channels, each a test that an implementation with that flaw fails.
-#![expect(
-    unsafe_code,
-    clippy::unwrap_used,
-    reason = "tests look at the guest's pages, and fail where they unwrap nothing"
-)]
+
+// UNSAFETY: the tests look at the guest's pages.
+#![expect(unsafe_code)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
