@@ -4,6 +4,7 @@
 //! and in turns, so that a busy machine slows both. `benches/README.md` says what each row and each limit is.
 
 mod area;
+mod grant_backend;
 mod guest_page;
 mod measure;
 mod private_net;
@@ -42,6 +43,9 @@ fn main() -> Result<()> {
     if arguments.next().as_deref() == Some(raw_kvm::ROLE) {
         let memory = arguments.next().context("no memory size")?;
         return raw_kvm::main(memory.parse()?);
+    }
+    if std::env::args().nth(1).as_deref() == Some(grant_backend::ROLE) {
+        return grant_backend::main();
     }
     let args = Args::parse();
     std::fs::create_dir_all(&args.out)

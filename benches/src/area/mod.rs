@@ -3,6 +3,7 @@
 mod blkback;
 mod evtchn;
 mod grant;
+mod grant_process;
 mod netback;
 mod ring;
 mod vmm;
@@ -57,7 +58,10 @@ impl Area {
     pub(crate) fn run(self, report: &mut Report, scratch: &Path) -> Result<()> {
         match self {
             Self::Evtchn => evtchn::run(report),
-            Self::Grant => grant::run(report),
+            Self::Grant => {
+                grant::run(report)?;
+                grant_process::run(report)
+            }
             Self::Ring => ring::run(report),
             Self::Xenstore => xenstore::run(report),
             Self::Blkback => blkback::run(report, scratch),

@@ -15,6 +15,7 @@ use cantle_abi::{DomId, Gfn, GrantRef, PAGE_SIZE};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+use super::uffd::Uffd;
 use super::{FilePage, Granter, GuestFile, GuestFiles};
 use crate::entries::{Entries, Entry, Part, Version};
 use crate::{GrantTable, GuestFrames, TableConfig};
@@ -225,6 +226,80 @@ impl std::fmt::Debug for FileGuest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FileGuest")
             .field("table", &self.table)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A window of this process onto memory of its own: what a benchmark compares with.
+pub struct BareWindow {
+    frames: FileFrames,
+    at: NonNull<u8>,
+    uffd: Uffd,
+}
+
+impl BareWindow {
+    /// A window of `frames` pages, all of which have contents, with nothing in it.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn new(frames: usize) -> io::Result<Self> {
+        let frames = FileFrames::new(frames)?;
+        // SAFETY: its own memory.
+        unsafe { frames.base.as_ptr().write_bytes(1, frames.len) };
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let null = std::ptr::null_mut();
+        // SAFETY: a new mapping, at a place that the kernel chooses.
+        let at = unsafe { mmap(null, frames.len, prot, MapFlags::SHARED, &frames.fd, 0) }?;
+        let at = NonNull::new(at.cast::<u8>()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let uffd = Uffd::new()?;
+        uffd.register(at.addr().get() as u64, frames.len as u64)?;
+        Ok(Self { frames, at, uffd })
+    }
+
+    fn page(&self, page: usize) -> io::Result<usize> {
+        let offset = page * PAGE_SIZE;
+        if offset < self.frames.len {
+            Ok(self.at.addr().get() + offset)
+        } else {
+            Err(io::ErrorKind::InvalidInput.into())
+        }
+    }
+
+    /// Enters a page into the page table.
+    ///
+    /// # Errors
+    ///
+    /// Where it is there already, or no page of the window.
+    pub fn fill(&self, page: usize) -> io::Result<()> {
+        let filled = self.uffd.fill(self.page(page)? as u64, PAGE_SIZE as u64);
+        filled.map_err(|(_, why)| io::Error::other(format!("{why:?}")))
+    }
+
+    /// Takes a page out of the page table.
+    ///
+    /// # Errors
+    ///
+    /// Where it is no page of the window.
+    pub fn empty(&self, page: usize) -> io::Result<()> {
+        use rustix::mm::{Advice, madvise};
+        let at = self.at.as_ptr().with_addr(self.page(page)?);
+        // SAFETY: a page of the window, which nothing points into.
+        Ok(unsafe { madvise(at.cast(), PAGE_SIZE, Advice::LinuxDontNeed) }?)
+    }
+}
+
+impl Drop for BareWindow {
+    fn drop(&mut self) {
+        // SAFETY: this mapping, which nothing points into any more.
+        let _ = unsafe { munmap(self.at.as_ptr().cast(), self.frames.len) };
+    }
+}
+
+impl std::fmt::Debug for BareWindow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BareWindow")
+            .field("at", &self.at)
             .finish_non_exhaustive()
     }
 }
