@@ -41,7 +41,7 @@ pub(crate) fn main() -> Result<()> {
         } else {
             mapped(&mapper, &wanted, usize::from(batch))?
         };
-        let [first, second] = took.map(|took| took.as_nanos() as u64);
+        let [first, second] = took.map(|took| u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
         told.write_all(&first.to_ne_bytes())?;
         told.write_all(&second.to_ne_bytes())?;
     }

@@ -117,6 +117,7 @@ smoke_tests!(
     evtchn_fifo,
     evtchn_ops,
     grant_ops,
+    grant_process_protocol,
     xenstore_wire,
     xenstore_server,
     xenstore_ring,

@@ -2,20 +2,15 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::ptr::null_mut;
 use std::time::Duration;
 
-use cantle_abi::{DomId, GrantRef, PAGE_SIZE};
-use cantle_grant::process::protocol::{Kind, Outgoing};
-use cantle_grant::{Access, GrantMapper};
+use cantle_abi::PAGE_SIZE;
 
 use crate::backend::{Hostile, read, say, say_byte, write};
-use crate::host::{
-    BALLOONED, DIRT, FRAMES, GUEST, LENT_LATER, LENT_READ_ONLY, NOT_OURS, OTHER_GUEST, PUBLIC,
-};
+use crate::host::{DIRT, FRAMES, PUBLIC};
 
 /// Makes a system call and says how it ended, by the name of its error.
-fn call(what: &str, number: libc::c_long, args: [usize; 6]) -> Option<usize> {
+pub(crate) fn call(what: &str, number: libc::c_long, args: [usize; 6]) -> Option<usize> {
     let [a, b, c, d, e, f] = args;
     // SAFETY: to do harm is what it is for.
     let done = unsafe { libc::syscall(number, a, b, c, d, e, f) };
@@ -53,12 +48,12 @@ pub(crate) fn errno(number: i32) -> &'static str {
 }
 
 /// What a descriptor is as an argument.
-fn arg(fd: &impl AsRawFd) -> usize {
+pub(crate) fn arg(fd: &impl AsRawFd) -> usize {
     usize::try_from(fd.as_raw_fd()).unwrap_or(usize::MAX)
 }
 
 /// Says so if the pipe has a secret in it.
-fn look_into_pipe(hostile: &Hostile, len: usize) {
+pub(crate) fn look_into_pipe(hostile: &Hostile, len: usize) {
     let mut buffer = vec![0_u8; len];
     let args = [
         arg(&hostile.pipe.0),
@@ -79,40 +74,6 @@ pub(crate) fn lent(hostile: &mut Hostile) {
     write(page.wrapping_add(PAGE_SIZE - 1), 2);
     let both = (read(page), read(page.wrapping_add(PAGE_SIZE - 1)));
     if both == (1, 2) && read(hostile.read_only_page()) == PUBLIC {
-        say("LENT");
-    }
-}
-
-/// A page that was touched too early (poisoned, where that is done) can be mapped later.
-pub(crate) fn poisoned_then_lent(hostile: &mut Hostile) {
-    let early = hostile.frame(LENT_LATER.1.0);
-    let args = [arg(&hostile.pipe.1), early.addr(), 1, 0, 0, 0];
-    // Where it ends the process, there is nothing to be shown.
-    say("LENT or ended");
-    if call("write", libc::SYS_write, args) == Some(1) {
-        return say("SEEN: a page before it was mapped");
-    }
-    match hostile.mapper.map(GUEST, LENT_LATER.0, Access::ReadWrite) {
-        Ok(mapping) => {
-            use cantle_abi::SharedMemory;
-            let byte = read(mapping.as_ptr().as_ptr());
-            say(&format!("then {byte:#x}"));
-        }
-        Err(status) => say(&format!("then SEEN as refused: {status}")),
-    }
-}
-
-pub(crate) fn ballooned(hostile: &mut Hostile) {
-    use cantle_abi::SharedMemory;
-    let mapped = hostile.mapper.map(GUEST, BALLOONED.0, Access::ReadWrite);
-    let mapping = mapped.expect("it is lent");
-    let page = mapping.as_ptr().as_ptr();
-    let before = read(page);
-    say("give back");
-    std::thread::sleep(Duration::from_millis(100));
-    let after = read(page);
-    write(page, 3);
-    if (before, after, read(page)) == (PUBLIC, 0, 3) {
         say("LENT");
     }
 }
@@ -142,31 +103,6 @@ pub(crate) fn write_after_unmap(hostile: &mut Hostile) {
     std::thread::sleep(Duration::from_millis(50));
     write(page, DIRT);
     say("SEEN: written");
-}
-
-/// Says that it has unmapped a page that it has not: the guest must see it in use.
-pub(crate) fn lying_unmap(hostile: &mut Hostile) {
-    // The first mapping of all; its page stays in the page table.
-    for handle in [0_u32, 99, 0] {
-        let mut message = Outgoing::new(Kind::UNMAP, 77);
-        message.push(handle).expect("there is room");
-        let mut reply = [0_u8; 64];
-        // SAFETY: plain buffers.
-        let len = unsafe {
-            let socket = hostile.socket.as_raw_fd();
-            let bytes = message.as_bytes();
-            libc::send(socket, bytes.as_ptr().cast(), bytes.len(), 0);
-            libc::recv(socket, reply.as_mut_ptr().cast(), reply.len(), 0)
-        };
-        let status = i16::from_ne_bytes([reply[8], reply[9]]);
-        say(&format!("unmap of {handle}: {len} bytes, status {status}"));
-        if status == 0 {
-            // The guest would put a secret there.
-            say("unmapped");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-    say_byte(read(hostile.page()));
 }
 
 /// The kernel as an accomplice: reads and writes beside the page on this process's behalf.
@@ -227,60 +163,6 @@ pub(crate) fn threads(hostile: &mut Hostile) {
     if seen > 0 {
         say("SEEN");
     }
-}
-
-pub(crate) fn mremap(hostile: &mut Hostile) {
-    let flags = libc::MREMAP_MAYMOVE as usize;
-    let (from, len) = (hostile.frame(0).addr(), FRAMES / 2 * PAGE_SIZE);
-    // Of a whole window, of a page, and of length 0, which makes a second mapping.
-    for (old, new) in [(0, PAGE_SIZE), (PAGE_SIZE, PAGE_SIZE), (len, len)] {
-        let at = if old == len {
-            from
-        } else {
-            hostile.beside().addr()
-        };
-        if let Some(moved) = call("mremap", libc::SYS_mremap, [at, old, new, flags, 0, 0]) {
-            say_byte(read(std::ptr::without_provenance(moved)));
-        }
-    }
-}
-
-pub(crate) fn remap_file_pages(hostile: &mut Hostile) {
-    let args = [hostile.page().addr(), PAGE_SIZE, 0, 1, 0, 0];
-    if call("remap_file_pages", libc::SYS_remap_file_pages, args).is_some() {
-        say_byte(read(hostile.page()));
-    }
-}
-
-pub(crate) fn fork(hostile: &mut Hostile) {
-    let advice = libc::MADV_DOFORK as usize;
-    let args = [hostile.frame(0).addr(), FRAMES * PAGE_SIZE, advice, 0, 0, 0];
-    call("madvise", libc::SYS_madvise, args);
-    let beside = hostile.beside();
-    let flags = usize::try_from(libc::SIGCHLD).expect("positive");
-    match call("clone", libc::SYS_clone, [flags, 0, 0, 0, 0, 0]) {
-        Some(0) => {
-            say_byte(read(beside));
-            std::process::exit(0);
-        }
-        Some(child) => {
-            let child = i32::try_from(child).expect("a process's number");
-            // SAFETY: waits for the child.
-            unsafe { libc::waitpid(child, null_mut(), 0) };
-            // A control has shown what it should; the calls below are for those who are refused.
-            return;
-        }
-        None => {}
-    }
-    let args = [0_u64; 11];
-    let args = [args.as_ptr().addr(), 88, 0, 0, 0, 0];
-    call("clone3", libc::SYS_clone3, args);
-    call("vfork", libc::SYS_vfork, [0; 6]);
-    call(
-        "unshare",
-        libc::SYS_unshare,
-        [libc::CLONE_FILES as usize, 0, 0, 0, 0, 0],
-    );
 }
 
 pub(crate) fn exec(_: &mut Hostile) {
@@ -430,119 +312,4 @@ pub(crate) fn close_uffd(hostile: &mut Hostile) {
     // The upper half of the register is no part of a descriptor's number.
     call("close", libc::SYS_close, [fd | 1 << 32, 0, 0, 0, 0, 0]);
     read_beside(hostile);
-}
-
-/// Makes the page that is lent for reading writable.
-pub(crate) fn mprotect(hostile: &mut Hostile) {
-    let page = hostile.read_only_page();
-    let both = (libc::PROT_READ | libc::PROT_WRITE) as usize;
-    let below = page.addr() & !((4 << 30) - 1);
-    for (at, len) in [
-        (page.addr(), PAGE_SIZE),
-        (below, page.addr() + PAGE_SIZE - below),
-        (page.addr() | 1 << 60, PAGE_SIZE),
-        (
-            below - (4 << 30),
-            page.addr() + PAGE_SIZE - below + (4 << 30),
-        ),
-    ] {
-        call("mprotect", libc::SYS_mprotect, [at, len, both, 0, 0, 0]);
-        call(
-            "pkey_mprotect",
-            libc::SYS_pkey_mprotect,
-            [at, len, both, usize::MAX, 0, 0],
-        );
-    }
-    write(page, DIRT);
-    say("SEEN: written");
-}
-
-/// Empties the file under a page that is not lent.
-pub(crate) fn madvise_remove(hostile: &mut Hostile) {
-    let advice = libc::MADV_REMOVE as usize;
-    let args = [hostile.beside().addr(), PAGE_SIZE, advice, 0, 0, 0];
-    call("madvise", libc::SYS_madvise, args);
-    call(
-        "madvise",
-        libc::SYS_madvise,
-        [args[0], args[1], advice | 1 << 32, 0, 0, 0],
-    );
-}
-
-pub(crate) fn madvise_others(hostile: &mut Hostile) {
-    let (all, len) = (hostile.frame(0).addr(), FRAMES * PAGE_SIZE);
-    // HUGEPAGE, COLLAPSE, POPULATE_READ, POPULATE_WRITE, WILLNEED, PAGEOUT
-    for advice in [14, 25, 22, 23, 3, 21] {
-        call("madvise", libc::SYS_madvise, [all, len, advice, 0, 0, 0]);
-    }
-    call("mlock", libc::SYS_mlock, [all, len, 0, 0, 0, 0]);
-    call("mlock2", libc::SYS_mlock2, [all, len, 0, 0, 0, 0]);
-    call("mbind", libc::SYS_mbind, [all, len, 0, 0, 0, 0]);
-    let args = [arg(&hostile.pipe.1), hostile.beside().addr(), 1, 0, 0, 0];
-    if call("write", libc::SYS_write, args) == Some(1) {
-        look_into_pipe(hostile, 1);
-    }
-}
-
-/// Puts the lent page itself into a pipe, so as to read it after it was given back.
-pub(crate) fn vmsplice(hostile: &mut Hostile) {
-    let vector = libc::iovec {
-        iov_base: hostile.page().cast(),
-        iov_len: PAGE_SIZE,
-    };
-    let args = [arg(&hostile.pipe.1), (&raw const vector).addr(), 1, 0, 0, 0];
-    let kept = call("vmsplice", libc::SYS_vmsplice, args).is_some();
-    hostile.lent = None;
-    say("unmapped");
-    std::thread::sleep(Duration::from_millis(50));
-    if kept {
-        look_into_pipe(hostile, PAGE_SIZE);
-    }
-    // Other ways to keep a page: the kernel's copies to a socket that are none.
-    call(
-        "setsockopt SO_ZEROCOPY",
-        libc::SYS_setsockopt,
-        [0, 1, 60, 0, 0, 0],
-    );
-}
-
-pub(crate) fn foreign_grants(hostile: &mut Hostile) {
-    for (granter, gref) in [
-        (GUEST, NOT_OURS),
-        (GUEST, GrantRef(12_345)),
-        (OTHER_GUEST, GrantRef(8)),
-        (DomId(7), GrantRef(8)),
-        (DomId::SELF, GrantRef(8)),
-    ] {
-        match hostile.mapper.map(granter, gref, Access::ReadOnly) {
-            Ok(_) => say("SEEN: mapped"),
-            Err(status) => say(&format!("{granter}, {gref}: {status}")),
-        }
-    }
-}
-
-pub(crate) fn read_only_grant(hostile: &mut Hostile) {
-    match hostile
-        .mapper
-        .map(GUEST, LENT_READ_ONLY.0, Access::ReadWrite)
-    {
-        Ok(_) => say("SEEN: mapped"),
-        Err(status) => say(&format!("{status}")),
-    }
-    // It is there in the other window; not in this one.
-    let other = hostile.frame(LENT_READ_ONLY.1.0);
-    let args = [arg(&hostile.file), other.addr(), PAGE_SIZE, 0, 0, 0];
-    if call("pread", libc::SYS_pread64, args).is_some_and(|len| len > 0) {
-        say("SEEN: written");
-    }
-    let read_only = hostile.read_only_page().addr();
-    if call(
-        "pread",
-        libc::SYS_pread64,
-        [args[0], read_only, PAGE_SIZE, 0, 0, 0],
-    )
-    .is_some_and(|len| len > 0)
-    {
-        say("SEEN: written");
-    }
 }

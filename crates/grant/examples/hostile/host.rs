@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use cantle_abi::{DomId, Gfn, GrantRef};
+use cantle_grant::Tables;
 use cantle_grant::process::test_utils::FileGuest;
 use cantle_grant::process::{Broker, BrokerConfig, End, Strays, socket_pair};
 
@@ -52,16 +53,22 @@ pub(crate) enum Expect {
     Open,
     /// What is lent is as it should be, and no secret seen.
     Lent,
+    /// The back end is not served at all.
+    Refused,
 }
 
 /// The guest, with its secrets and its grants.
 struct World {
     guest: FileGuest,
+    tables: Tables,
 }
 
 impl World {
     fn new() -> Self {
         let guest = FileGuest::new(GUEST, FRAMES);
+        let tables = Tables::new();
+        let known = tables.insert(guest.table().clone());
+        known.expect("the only guest");
         for frame in 0..FRAMES as u64 {
             guest.fill(Gfn(frame), SECRET);
         }
@@ -72,7 +79,19 @@ impl World {
         guest.fill(LENT_READ_ONLY.1, PUBLIC);
         guest.grant(LENT_READ_ONLY.0, BACKEND, LENT_READ_ONLY.1, true);
         guest.grant(NOT_OURS, DomId(8), Gfn(900), false);
-        Self { guest }
+        Self { guest, tables }
+    }
+
+    /// What happens when the back end says something.
+    fn hear(&self, line: &str) {
+        let guest = &self.guest;
+        match line {
+            "give back" => guest.give_back(BALLOONED.1),
+            // A guest that has its page back has something else in it.
+            "unmapped" if guest.end_access(LENT.0) => guest.fill(LENT.1, SECRET),
+            "end domain" => drop(self.tables.remove(GUEST)),
+            _ => {}
+        }
     }
 
     /// The first frame that is not lent and not as it was, or the read-only one if that is not.
@@ -183,6 +202,10 @@ fn judge(attempt: &Attempt, outcome: &Outcome) -> Result<String, String> {
     } = outcome;
     let told = said.replace('\n', "; ");
     let all = format!("{told} [{how}; broker: {end}]");
+    if attempt.expect == Expect::Refused {
+        let refused = !said.contains("ready") && end.contains("Unfit");
+        return if refused { Ok(all) } else { Err(all) };
+    }
     if !said.contains("ready") {
         return Err(format!("it did not get so far: {all}"));
     }
@@ -215,9 +238,9 @@ fn run_served(attempt: &Attempt) -> Result<Outcome, String> {
     let mut poisons = if broker.poisons() { "poison" } else { "kill" }.to_owned();
     let (stop, stopped) = socket_pair().map_err(|e| e.to_string())?;
     let stdout = child.stdout.take().ok_or("no output")?;
-    let (guest, mut end) = (&world.guest, None);
+    let (here, mut end) = (&world, None);
     let said = thread::scope(|scope| {
-        let reader = scope.spawn(move || collect(stdout, |line| on_line(guest, line)));
+        let reader = scope.spawn(move || collect(stdout, |line| here.hear(line)));
         let serving = scope.spawn(|| end = Some(broker.serve(stopped.as_fd())));
         let said = reader.join().unwrap_or(Err("the reader failed".into()));
         if said.is_err() {
@@ -229,12 +252,10 @@ fn run_served(attempt: &Attempt) -> Result<Outcome, String> {
     drop(broker);
     let how = child.wait().map_err(|e| e.to_string())?;
     match &end {
-        Some(End::Gone | End::Strayed(_)) => {}
+        Some(End::Gone) => {}
+        Some(End::Strayed(_)) => poisons += ", ended it",
         Some(other) => poisons = format!("{poisons}, {other:?}"),
         None => poisons += ", nothing",
-    }
-    if let Some(End::Strayed(_)) = end {
-        poisons += ", ended it";
     }
     Ok(Outcome {
         said,
@@ -243,16 +264,6 @@ fn run_served(attempt: &Attempt) -> Result<Outcome, String> {
         changed: world.changed(),
         in_use: world.guest.table().mapped().len(),
     })
-}
-
-/// What the guest does when the back end says something.
-fn on_line(guest: &FileGuest, line: &str) {
-    match line {
-        "give back" => guest.give_back(BALLOONED.1),
-        // A guest that has its page back has something else in it.
-        "unmapped" if guest.end_access(LENT.0) => guest.fill(LENT.1, SECRET),
-        _ => {}
-    }
 }
 
 /// Reads lines to their end, at most so long.

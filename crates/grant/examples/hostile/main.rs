@@ -11,6 +11,8 @@
 mod backend;
 mod calls;
 mod host;
+mod memory;
+mod service;
 mod uring;
 
 use std::process::ExitCode;
@@ -34,6 +36,8 @@ enum Setting {
     Kill,
     /// Not confined: a control.
     Open,
+    /// Not confined, and the broker was not told to serve it so.
+    Forgotten,
     /// The broker is killed before the attempt.
     NoBroker,
     /// Both.
@@ -56,10 +60,11 @@ fn main() -> ExitCode {
 }
 
 impl Setting {
-    const ALL: [(Self, &'static str); 5] = [
+    const ALL: [(Self, &'static str); 6] = [
         (Self::Usual, "usual"),
         (Self::Kill, "kill"),
         (Self::Open, "open"),
+        (Self::Forgotten, "forgotten"),
         (Self::NoBroker, "no-broker"),
         (Self::OpenNoBroker, "open-no-broker"),
     ];
@@ -103,13 +108,13 @@ fn attempts() -> Vec<Attempt> {
         ),
         attempt(
             "what_was_poisoned_is_reached_once_lent",
-            calls::poisoned_then_lent,
+            service::poisoned_then_lent,
             Usual,
             Expect::Lent,
         ),
         attempt(
             "what_the_guest_gave_back_meanwhile_is_reached",
-            calls::ballooned,
+            service::ballooned,
             Usual,
             Expect::Lent,
         ),
@@ -135,18 +140,18 @@ fn attempts() -> Vec<Attempt> {
         ),
         usual("read_after_unmap", calls::read_after_unmap),
         usual("write_after_unmap", calls::write_after_unmap),
-        usual("unmap_that_is_a_lie", calls::lying_unmap),
+        usual("unmap_that_is_a_lie", service::lying_unmap),
         usual("system_calls_beside", calls::system_calls),
         usual("many_threads_beside", calls::threads),
         usual("direct_io_beside", uring::direct_beside),
         usual("io_uring_beside", uring::beside),
         usual("io_uring_other_operations", uring::operations),
         usual("io_uring_new_ring_and_buffers", uring::setup_and_register),
-        usual("mremap", calls::mremap),
-        control("control_mremap", calls::mremap),
-        usual("remap_file_pages", calls::remap_file_pages),
-        usual("fork", calls::fork),
-        control("control_fork", calls::fork),
+        usual("mremap", memory::mremap),
+        control("control_mremap", memory::mremap),
+        usual("remap_file_pages", memory::remap_file_pages),
+        usual("fork", memory::fork),
+        control("control_fork", memory::fork),
         usual("exec", calls::exec),
         usual("proc_self_mem", calls::proc_mem),
         usual("proc_map_files", calls::map_files),
@@ -157,15 +162,42 @@ fn attempts() -> Vec<Attempt> {
         usual("kept_userfaultfd", calls::kept_uffd),
         control("control_kept_userfaultfd", calls::kept_uffd),
         usual("close_the_kept_userfaultfd", calls::close_uffd),
-        usual("mprotect_read_only", calls::mprotect),
-        control("control_mprotect_read_only", calls::mprotect),
-        usual("madvise_remove", calls::madvise_remove),
-        control("control_madvise_remove", calls::madvise_remove),
-        usual("madvise_collapse_and_populate", calls::madvise_others),
-        usual("vmsplice_after_unmap", calls::vmsplice),
-        control("control_vmsplice_after_unmap", calls::vmsplice),
-        usual("grants_of_others", calls::foreign_grants),
-        usual("read_only_grant_for_writing", calls::read_only_grant),
+        usual("mprotect_read_only", memory::mprotect),
+        control("control_mprotect_read_only", memory::mprotect),
+        usual("madvise_remove", memory::madvise_remove),
+        control("control_madvise_remove", memory::madvise_remove),
+        usual("madvise_collapse_and_populate", memory::madvise_others),
+        usual("vmsplice_after_unmap", memory::vmsplice),
+        control("control_vmsplice_after_unmap", memory::vmsplice),
+        usual("grants_of_others", service::foreign_grants),
+        usual("read_only_grant_for_writing", service::read_only_grant),
+        attempt(
+            "what_is_lent_is_copied",
+            service::copies,
+            Usual,
+            Expect::Lent,
+        ),
+        usual("broker_gets_garbage", service::garbage),
+        usual("broker_gets_no_ear", service::replies_unread),
+        usual("broker_gets_many_strays", service::many_strays),
+        attempt(
+            "mappings_have_a_limit",
+            service::many_mappings,
+            Usual,
+            Expect::Lent,
+        ),
+        attempt(
+            "a_guest_that_ended_is_a_zombie",
+            service::zombie,
+            Usual,
+            Expect::Lent,
+        ),
+        attempt(
+            "confinement_forgotten",
+            calls::read_beside,
+            Setting::Forgotten,
+            Expect::Refused,
+        ),
         attempt(
             "broker_killed_read_beside",
             calls::read_beside,

@@ -5,6 +5,7 @@ pub mod boot_image;
 pub mod evtchn_fifo;
 pub mod evtchn_ops;
 pub mod grant_ops;
+pub mod grant_process_protocol;
 pub mod hypercall;
 pub mod netback_tx;
 pub mod ring_back;
