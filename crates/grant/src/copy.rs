@@ -1,4 +1,7 @@
 //! Copying by grant: pin, move the bytes, unpin.
+//!
+//! Bytes move by plain `memcpy`. Stores that go past the caches took seven times as long for pages that are in them, and a tenth longer for
+//! pages that are not; `rep movsb` and a loop of wide registers came out within a few per cent of it.
 
 // UNSAFETY: bytes move from and to memory that other parties write meanwhile.
 #![expect(unsafe_code)]

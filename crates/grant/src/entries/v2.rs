@@ -1,6 +1,6 @@
 //! A version 2 entry: the guest writes the entry, the host the entry's status, and each looks at the other's after a barrier.
 
-use std::sync::atomic::Ordering::{Acquire, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
 use cantle_abi::grant_table::{
@@ -63,8 +63,10 @@ where
 
     /// As [`EntryV1::clear`](super::EntryV1::clear).
     pub(crate) fn clear(&self, marks: u16) {
-        // SeqCst, hence also a release: pairs with the guest's look at the status before it takes the page back.
-        self.status.fetch_and(!marks, SeqCst);
+        // Only the holder of the entry's lock writes the status, so it need not be one step. Release: pairs with the guest's look at
+        // the status before it takes the page back.
+        let left = self.status.load(Relaxed) & !marks;
+        self.status.store(left, Release);
     }
 
     /// Writes an entry that nobody uses, as the guest itself would.
