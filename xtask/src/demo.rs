@@ -179,9 +179,9 @@ fn until_not_lost(
 
 /// Whether a run was ended by what the emulator can do to it.
 ///
-/// Nested virtualisation in QEMU's TCG loses about one run in ten, with every QEMU, accelerator option and set of CPU
-/// features that was tried: the host's kernel triple-faults and the lab is gone, or a guest does (or hangs) whose VMCB
-/// has been seen to hold the *host's* stack pointer, instruction pointer and rax. Neither guest nor VMM can cause that.
+/// Nested virtualisation in QEMU's TCG loses runs, more or fewer by the CPU that is emulated: the host's kernel triple-faults
+/// and the lab is gone, or a guest does (or hangs) whose VMCB has been seen to hold the *host's* stack pointer, instruction
+/// pointer and rax. Neither guest nor VMM can cause that.
 fn lost(error: &anyhow::Error) -> bool {
     error.is::<LabLost>() || error.is::<GuestLost>()
 }
