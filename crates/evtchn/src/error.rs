@@ -36,8 +36,8 @@ pub enum EvtchnError {
     /// A reset could not end because ports were made all the time.
     #[error("ports were made during the reset")]
     ResetRaced,
-    /// The host could not make an eventfd: its error number.
-    #[error("no eventfd: error {0}")]
+    /// The host could not make an eventfd, or its device (feature `xen-device`) refused for another reason: the error number.
+    #[error("the system refused: error {0}")]
     Eventfd(i32),
 }
 

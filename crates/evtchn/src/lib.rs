@@ -32,6 +32,8 @@
 //! # Ok::<(), cantle_evtchn::EvtchnError>(())
 //! ```
 
+#[cfg(feature = "xen-device")]
+mod device;
 mod domain;
 mod endpoint;
 mod error;
@@ -55,6 +57,8 @@ mod vcpus;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod test_utils;
 
+#[cfg(feature = "xen-device")]
+pub use device::{DEVICE, EvtchnDevice};
 pub use domain::PirqStatus;
 pub use error::{EvtchnError, FifoError, PirqError, VcpuInfoError};
 pub use guest::{GuestConfig, GuestDomain, PollGuard, Stats};

@@ -9,7 +9,8 @@ use cantle_abi::{DomId, Port};
 
 use crate::EvtchnError;
 
-/// A system domain's way to make event channels. Implemented in process by [`SystemDomain`](crate::SystemDomain).
+/// A system domain's way to make event channels. Implemented in process by [`SystemDomain`](crate::SystemDomain), and on a
+/// real Xen host by `EvtchnDevice` (feature `xen-device`).
 pub trait EventChannels: Send + Sync {
     /// Connects to a port that `remote` left unbound for this domain (`EVTCHNOP_bind_interdomain`).
     ///
