@@ -69,15 +69,36 @@ impl Guest {
     }
 }
 
-/// How often things happened.
+/// How often things happened. The slots count sends themselves, and settle them here when their binding changes: see
+/// [`Domain::sends`].
 #[derive(Default)]
 pub(crate) struct Counters {
-    pub(crate) sends: AtomicU64,
-    pub(crate) virqs: AtomicU64,
-    pub(crate) ipis: AtomicU64,
-    pub(crate) pirqs: AtomicU64,
+    sends: AtomicU64,
+    ipis: AtomicU64,
     /// Sends that had no other end to go to.
-    pub(crate) dropped: AtomicU64,
+    dropped: AtomicU64,
+    pub(crate) virqs: AtomicU64,
+    pub(crate) pirqs: AtomicU64,
+}
+
+impl Counters {
+    /// Where the sends of a port that is so bound belong.
+    pub(crate) fn of(&self, binding: &Binding) -> Option<&AtomicU64> {
+        match binding {
+            Binding::Guest { .. } | Binding::System { .. } => Some(&self.sends),
+            Binding::Ipi => Some(&self.ipis),
+            Binding::Unbound { .. } => Some(&self.dropped),
+            _ => None,
+        }
+    }
+}
+
+/// What a domain has sent.
+#[derive(Default)]
+pub(crate) struct Sends {
+    pub(crate) sends: u64,
+    pub(crate) ipis: u64,
+    pub(crate) dropped: u64,
 }
 
 /// What the control lock guards.
@@ -252,12 +273,14 @@ impl Domain {
     /// Frees a port that no peer sends to any more.
     fn release_port(&self, control: &mut Control, port: Port, slot: &Slot) {
         let binding = slot.binding().clone();
-        slot.rebind(Binding::Free, || match (&binding, self.guest()) {
-            (Binding::Virq { virq } | Binding::SystemVirq { virq, .. }, _) => {
-                self.virqs.unbind(*virq, slot.vcpu());
+        slot.rebind(Binding::Free, &self.counters, || {
+            match (&binding, self.guest()) {
+                (Binding::Virq { virq } | Binding::SystemVirq { virq, .. }, _) => {
+                    self.virqs.unbind(*virq, slot.vcpu());
+                }
+                (Binding::Pirq { pirq }, Some(guest)) => guest.pirqs.unbind(*pirq),
+                _ => {}
             }
-            (Binding::Pirq { pirq }, Some(guest)) => guest.pirqs.unbind(*pirq),
-            _ => {}
         });
         slot.renew(false);
         let mut linked = false;

@@ -42,6 +42,7 @@ pub(crate) trait Bell {
 struct Eventfd(OwnedFd);
 
 impl Bell for Eventfd {
+    #[inline]
     fn ring(&self) {
         // Cannot fail: the flag keeps the counter at 0 or 1.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
@@ -52,6 +53,7 @@ impl Bell for Eventfd {
 }
 
 /// Signals: rings only where no signal waits yet.
+#[inline]
 pub(crate) fn signal(flag: &impl Flag, bell: &impl Bell) {
     if !flag.replace(true) {
         bell.ring();
@@ -93,6 +95,7 @@ impl Endpoint {
         })
     }
 
+    #[inline]
     pub(crate) fn signal(&self) {
         signal(&self.signalled, &self.eventfd);
     }

@@ -128,6 +128,7 @@ impl GuestDomain {
     /// # Errors
     ///
     /// [`EvtchnError::BadPort`] where it is closed, or a virtual interrupt's.
+    #[inline]
     pub fn send(&self, port: Port) -> Result<(), EvtchnError> {
         self.domain.send(port)
     }
@@ -355,16 +356,17 @@ impl GuestDomain {
         PollGuard(self)
     }
 
-    /// How often things happened.
+    /// How often things happened. Looks at each open port.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let counters = &self.domain.counters;
+        let sends = self.domain.sends();
         Stats {
-            sends: counters.sends.load(Ordering::Relaxed),
+            sends: sends.sends,
             virqs: counters.virqs.load(Ordering::Relaxed),
-            ipis: counters.ipis.load(Ordering::Relaxed),
+            ipis: sends.ipis,
             pirqs: counters.pirqs.load(Ordering::Relaxed),
-            dropped: counters.dropped.load(Ordering::Relaxed),
+            dropped: sends.dropped,
             early: self.domain.rate.early(),
             upcalls: self.guest().map_or(0, |guest| guest.events.vcpus.upcalls()),
             bound_ports: self.domain.bound_ports(),

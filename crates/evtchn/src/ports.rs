@@ -18,6 +18,8 @@ pub(crate) struct PortSet {
     used: u32,
     /// No port below is free.
     hint: u32,
+    /// No word from here on was ever used.
+    top: usize,
     resting: VecDeque<Port>,
 }
 
@@ -29,6 +31,7 @@ impl PortSet {
             ports,
             used: 0,
             hint: 1,
+            top: 0,
             resting: VecDeque::new(),
         }
     }
@@ -112,7 +115,8 @@ impl PortSet {
 
     /// The ports in use (and those that rest), from the lowest.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Port> {
-        (0u32..).zip(self.words.iter()).flat_map(|(n, &word)| {
+        let words = self.words.iter().take(self.top);
+        (0u32..).zip(words).flat_map(|(n, &word)| {
             (0..64)
                 .filter(move |bit| word & (1 << bit) != 0)
                 .map(move |bit| Port(n * 64 + bit))
@@ -129,6 +133,7 @@ impl PortSet {
     fn mark(&mut self, port: Port) {
         if let Some(word) = self.word(port) {
             *word |= 1 << (port.0 % 64);
+            self.top = self.top.max(port.0 as usize / 64 + 1);
         }
     }
 

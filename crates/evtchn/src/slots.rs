@@ -1,7 +1,7 @@
 //! A domain's ports: what each is bound to, and where it is delivered.
 
 use std::mem::size_of;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 
 use cantle_abi::event_channel::{
@@ -10,7 +10,7 @@ use cantle_abi::event_channel::{
 };
 use cantle_abi::{DomId, Port, VcpuId};
 
-use crate::domain::Domain;
+use crate::domain::{Counters, Domain};
 use crate::endpoint::Endpoint;
 use crate::lock::{Reading, SlotLock};
 use crate::place::{Place, Queue};
@@ -113,16 +113,34 @@ impl Slot {
         self.0.read()
     }
 
-    /// Changes the binding. The caller holds the domain's control lock. `meanwhile` runs while no sender is on the port.
-    pub(crate) fn rebind(&self, new: Binding, meanwhile: impl FnOnce()) {
-        let old = self.0.replace(new, meanwhile);
+    /// Changes the binding. The caller holds the domain's control lock, and `counters` are the domain's. `meanwhile` runs while no
+    /// sender is on the port.
+    pub(crate) fn rebind(&self, new: Binding, counters: &Counters, meanwhile: impl FnOnce()) {
+        let old = self.0.replace(new, |old| {
+            self.settle(old, counters);
+            meanwhile();
+        });
         // A peer that goes with its last channel goes here, outside the lock.
         drop(old);
     }
 
+    /// Adds the sends that the slot has counted to the domain's figures. The caller holds the slot's lock; `binding` is its.
+    pub(crate) fn settle(&self, binding: &Binding, counters: &Counters) {
+        let sends = self.0.take_count();
+        if let Some(counter) = counters.of(binding) {
+            // Relaxed: a figure that nothing depends on.
+            counter.fetch_add(sends, Relaxed);
+        }
+    }
+
+    /// Sends that the slot has counted and the domain's figures do not have yet.
+    pub(crate) fn count(&self) -> u64 {
+        self.0.count()
+    }
+
     /// Where to deliver. A delivery that races with a change goes to the old or the new place.
     pub(crate) fn place(&self) -> Place {
-        Place::of(self.0.beside.load(SeqCst))
+        Place::of(self.0.beside())
     }
 
     /// The vCPU to deliver to.
@@ -141,7 +159,7 @@ impl Slot {
 
     /// For a port that comes back from a snapshot.
     pub(crate) fn set_place(&self, place: Place) {
-        self.0.beside.store(place.bits(), SeqCst);
+        self.change(|_| place);
     }
 
     /// Remembers, or forgets, that an event waits for its event word; returns whether one did.
@@ -159,9 +177,8 @@ impl Slot {
     }
 
     fn change(&self, change: impl Fn(Place) -> Place) -> Place {
-        let update = |bits| Some(change(Place::of(bits)).bits());
-        let (Ok(bits) | Err(bits)) = self.0.beside.fetch_update(SeqCst, SeqCst, update);
-        Place::of(bits)
+        let old = self.0.change_beside(|bits| change(Place::of(bits)).bits());
+        Place::of(old)
     }
 }
 

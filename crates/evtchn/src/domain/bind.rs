@@ -26,7 +26,7 @@ impl Domain {
         };
         let mut control = self.control();
         let (port, slot) = self.take_port(&mut control, given)?;
-        slot.rebind(Binding::Unbound { remote, born }, || ());
+        slot.rebind(Binding::Unbound { remote, born }, &self.counters, || ());
         Ok(port)
     }
 
@@ -54,8 +54,8 @@ impl Domain {
             self.release_port(&mut pair.near, port, slot);
             return Err(EvtchnError::BadPort(port));
         };
-        slot.rebind(to_far, || ());
-        far_slot.rebind(to_near.clone(), || ());
+        slot.rebind(to_far, &self.counters, || ());
+        far_slot.rebind(to_near.clone(), &far.counters, || ());
         to_near.deliver();
         Ok(port)
     }
@@ -93,7 +93,7 @@ impl Domain {
             },
             None => Binding::Virq { virq },
         };
-        slot.rebind(binding, || entry.store(port.0, SeqCst));
+        slot.rebind(binding, &self.counters, || entry.store(port.0, SeqCst));
         Ok(port)
     }
 
@@ -103,7 +103,7 @@ impl Domain {
         let mut control = self.control();
         let (port, slot) = self.take_port(&mut control, false)?;
         move_to(slot, vcpu)?;
-        slot.rebind(Binding::Ipi, || ());
+        slot.rebind(Binding::Ipi, &self.counters, || ());
         Ok(port)
     }
 

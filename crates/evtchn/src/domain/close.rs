@@ -45,7 +45,7 @@ impl Domain {
                     remote: self.id,
                     born: self.born,
                 };
-                far_slot.rebind(unbound, || ());
+                far_slot.rebind(unbound, &far.counters, || ());
             }
             self.release_port(&mut pair.near, port, slot);
             return Ok(());

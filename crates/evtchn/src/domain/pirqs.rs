@@ -68,7 +68,7 @@ impl Domain {
         }
         let (port, slot) = self.take_port(&mut control, false)?;
         let shared = flags & BIND_PIRQ__WILL_SHARE != 0;
-        slot.rebind(Binding::Pirq { pirq }, || {
+        slot.rebind(Binding::Pirq { pirq }, &self.counters, || {
             entry.fetch_or(port.0 | if shared { SHARED } else { 0 }, SeqCst);
         });
         if entry.load(SeqCst) & ASSERTED != 0 {

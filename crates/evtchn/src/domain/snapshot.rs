@@ -111,7 +111,7 @@ impl Domain {
         };
         slot.set_place(place);
         let kind = binding.clone();
-        slot.rebind(binding, || match kind {
+        slot.rebind(binding, &self.counters, || match kind {
             Binding::Virq { virq } => {
                 if let Some(entry) = self.virqs.entry(virq, place.queue.vcpu()) {
                     entry.store(port.0, SeqCst);
