@@ -6,6 +6,7 @@ mod demo;
 mod elf;
 mod fuzz;
 mod guests;
+mod hostile;
 mod images;
 mod interrupt;
 mod lab;

@@ -8,8 +8,8 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 
-use crate::images::Guest;
-use crate::{demo, fuzz, guests, machine, programs, workspace};
+use crate::images::{Debian, Guest};
+use crate::{demo, fuzz, guests, hostile, machine, programs, workspace};
 use tally::Tally;
 
 /// Options of `cargo xtask test`.
@@ -35,6 +35,10 @@ pub(crate) fn main(args: &TestArgs) -> Result<ExitCode> {
     fuzzing(&mut tally, args.long);
     if !args.no_demo {
         demos(&mut tally, args.long);
+        for host in [Debian::Debian12, Debian::Debian13] {
+            let name = format!("a hostile back end on {}", host.name());
+            tally.check(&name, || hostile::on(host).map(drop));
+        }
     }
     tally.summary(begun.elapsed());
     Ok(if tally.all_well() {
