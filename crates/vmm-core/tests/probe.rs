@@ -28,7 +28,7 @@ fn everything(transport: TransportChoice, option: &str) {
         ..guest(&format!("probe=all {option} expect-mib=64 expect-vcpus=2"))
     };
     let (outcome, text) = run(config);
-    assert_passed(&outcome, &text, 48);
+    assert_passed(&outcome, &text, 60);
     let stats = outcome.stats;
     assert!(stats.hypercalls["event_channel_op"] > 100);
     assert!(
@@ -108,8 +108,8 @@ fn kvm_everything_by_kvms_own_interception_where_it_has_it() {
 #[test]
 fn kvm_the_tests_that_run_only_by_name() {
     if have_kvm() {
-        let (outcome, text) = run(guest("probe=multicall,grant-setup,grant-copy"));
-        assert_passed(&outcome, &text, 3);
+        let (outcome, text) = run(guest("probe=multicall,grant-setup"));
+        assert_passed(&outcome, &text, 2);
     }
 }
 

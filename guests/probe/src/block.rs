@@ -6,7 +6,7 @@ use cantle_abi::io::blkif::{
 };
 use cantle_abi::io::xenbus::XenbusState;
 use cantle_abi::ring::FrontRing;
-use cantle_abi::{GrantRef, PAGE_SIZE, Port};
+use cantle_abi::{DomId, GrantRef, PAGE_SIZE, Port};
 
 use crate::device::Device;
 use crate::memory::{self, Window};
@@ -24,6 +24,7 @@ pub(crate) struct Disk {
     device: Device,
     ring: FrontRing<BlkifRequest, BlkifResponse, Window>,
     port: Port,
+    ring_gref: GrantRef,
     handle: u16,
     next_id: u64,
     /// Pages for data, one for each segment, in a row; lent to the back end for good.
@@ -44,7 +45,7 @@ impl Disk {
     pub(crate) fn connect(store: &mut Store, id: Option<&str>) -> Outcome<Self> {
         let device = Device::find(store, "vbd", id)?;
         device.wait_for_backend(store)?;
-        let page = device.ring_page(store, 0, "ring-ref")?;
+        let (page, ring_gref) = device.ring_page(store, 0, "ring-ref")?;
         let Ok(ring) = FrontRing::init(page) else {
             fail!("a page is too small for a ring");
         };
@@ -73,6 +74,7 @@ impl Disk {
             device,
             ring,
             port,
+            ring_gref,
             // The low half is what fits, as in every front end.
             handle: u16::try_from(handle & 0xffff).unwrap_or_default(),
             next_id: 0x1234_5678_0000_0001,
@@ -159,6 +161,16 @@ impl Disk {
     /// A request's segment over a whole data page.
     pub(crate) fn gref(&self, page: usize) -> GrantRef {
         self.grefs.get(page).copied().unwrap_or(GrantRef(0))
+    }
+
+    /// The ring's own grant.
+    pub(crate) fn ring_gref(&self) -> GrantRef {
+        self.ring_gref
+    }
+
+    /// Who serves the disk.
+    pub(crate) fn backend(&self) -> DomId {
+        self.device.backend
     }
 
     /// Disconnects.

@@ -1,7 +1,7 @@
 //! What block and network front ends share: finding the device, and the way to its back end.
 
 use cantle_abi::io::xenbus::XenbusState;
-use cantle_abi::{DomId, Port};
+use cantle_abi::{DomId, GrantRef, Port};
 
 use crate::memory::{self, Window};
 use crate::report::{Because as _, Failure, Outcome};
@@ -46,8 +46,9 @@ impl Device {
         })
     }
 
-    /// Waits until the back end is ready to be connected to.
+    /// Waits until the back end is ready to be connected to, also after a connection that was closed.
     pub(crate) fn wait_for_backend(&self, store: &mut Store) -> Outcome {
+        self.set_state(store, XenbusState::INITIALISING)?;
         let ready = [XenbusState::INIT_WAIT];
         store.wait_state(&self.back, &ready, PATIENCE_MS)?;
         Ok(())
@@ -60,12 +61,17 @@ impl Device {
         Ok(())
     }
 
-    /// A page lent to the back end for a ring, with its grant written to xenstore.
-    pub(crate) fn ring_page(&self, store: &mut Store, tx_id: u32, key: &str) -> Outcome<Window> {
+    /// A page lent to the back end for a ring, with its grant, which is written to xenstore.
+    pub(crate) fn ring_page(
+        &self,
+        store: &mut Store,
+        tx_id: u32,
+        key: &str,
+    ) -> Outcome<(Window, GrantRef)> {
         let page = memory::page()?;
         let gref = grants::grant(&page, self.backend, false)?;
         self.tell(store, tx_id, key, u64::from(gref.0))?;
-        Ok(page)
+        Ok((page, gref))
     }
 
     /// An event channel to the back end, written to xenstore.

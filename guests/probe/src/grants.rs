@@ -39,8 +39,19 @@ pub(crate) fn map_frame(idx: u64, gpfn: Gfn) -> Result<u64, Errno> {
 
 /// The table's size and limit in frames.
 pub(crate) fn query_size() -> Outcome<GnttabQuerySize> {
+    let query = query_size_of(DomId::SELF)?;
+    ensure!(
+        query.status == abi::GNTST_okay,
+        "query_size has status {}",
+        query.status
+    );
+    Ok(query)
+}
+
+/// What the host says of a domain's table.
+pub(crate) fn query_size_of(dom: DomId) -> Outcome<GnttabQuerySize> {
     let mut query = [GnttabQuerySize {
-        dom: DomId::SELF,
+        dom,
         pad: 0,
         nr_frames: 0,
         max_nr_frames: 0,
@@ -54,11 +65,6 @@ pub(crate) fn query_size() -> Outcome<GnttabQuerySize> {
     )
     .because("GNTTABOP_query_size")?;
     let [query] = query;
-    ensure!(
-        query.status == abi::GNTST_okay,
-        "query_size has status {}",
-        query.status
-    );
     Ok(query)
 }
 

@@ -62,8 +62,8 @@ impl Interface {
 
         // As Linux does it: all keys in one transaction.
         let tx_id = store.begin()?;
-        let tx_ring = device.ring_page(store, tx_id, "tx-ring-ref")?;
-        let rx_ring = device.ring_page(store, tx_id, "rx-ring-ref")?;
+        let (tx_ring, _) = device.ring_page(store, tx_id, "tx-ring-ref")?;
+        let (rx_ring, _) = device.ring_page(store, tx_id, "rx-ring-ref")?;
         let (Ok(tx), Ok(mut rx)) = (
             FrontRing::init(tx_ring),
             FrontRing::<NetifRxRequest, NetifRxResponse, _>::init(rx_ring),

@@ -1,15 +1,34 @@
 //! The grant table as the guest sees it. That grants work is shown by the devices.
 
-use core::sync::atomic::Ordering;
+pub(super) mod calls;
+pub(super) mod copy;
+pub(super) mod map;
 
-use cantle_abi::grant_table::{
-    self as abi, GTF_permit_access, GnttabCopy, GnttabCopyPtr, GnttabGetVersion, GnttabSetupTable,
-};
+use cantle_abi::grant_table::{self as abi, GTF_permit_access, GnttabGetVersion, GnttabSetupTable};
 use cantle_abi::xen::__HYPERVISOR_grant_table_op;
-use cantle_abi::{DomId, GrantRef};
+use cantle_abi::{DomId, Errno};
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::report::{Because as _, Outcome, refused};
 use crate::{Probe, ensure, grants, hypercall, memory, say};
+
+/// A domain that there is not.
+const NOBODY: DomId = DomId(0x7ff3);
+
+/// A call with one operation.
+fn call<T: FromBytes + IntoBytes>(command: u32, op: &mut T) -> Result<u64, Errno> {
+    let ops = core::slice::from_mut(op);
+    hypercall::op_many(__HYPERVISOR_grant_table_op, command, ops)
+}
+
+/// The status is the one that Xen returns.
+fn has(expected: i16, status: i16, what: &str) -> Outcome {
+    ensure!(
+        status == expected,
+        "{what}: status {status}, not {expected}"
+    );
+    Ok(())
+}
 
 pub(super) fn table(_: &mut Probe) -> Outcome {
     let size = grants::query_size()?;
@@ -85,47 +104,6 @@ pub(super) fn setup(_: &mut Probe) -> Outcome {
     ensure!(
         result.is_err() || setup[0].status != abi::GNTST_okay,
         "a table of 2^32-1 frames was set up"
-    );
-    Ok(())
-}
-
-/// A copy from one of the domain's own pages to another, and one that crosses a page's end.
-pub(super) fn copy(_: &mut Probe) -> Outcome {
-    let (from, to) = (memory::page()?, memory::page()?);
-    from.fill(0, 4096, |i| i);
-    let end = |page: &memory::Window, offset| GnttabCopyPtr {
-        u: page.gfn().0,
-        domid: DomId::SELF,
-        offset,
-        pad: 0,
-    };
-    let one = |offset, len| GnttabCopy {
-        source: end(&from, offset),
-        dest: end(&to, 8),
-        len,
-        flags: 0,
-        status: 1,
-        pad: 0,
-    };
-    let mut copies = [one(16, 64), one(4090, 64)];
-    let op = abi::GNTTABOP_copy;
-    hypercall::op_many(__HYPERVISOR_grant_table_op, op, &mut copies).because("GNTTABOP_copy")?;
-    ensure!(
-        copies[0].status == abi::GNTST_okay && copies[1].status == abi::GNTST_bad_copy_arg,
-        "the copies have status {} and {}",
-        copies[0].status,
-        copies[1].status
-    );
-    let word = to.word64(8).load(Ordering::Relaxed);
-    ensure!(word == 2, "the copy holds {word}");
-    let mut bad = [one(0, 8)];
-    bad[0].flags = abi::GNTCOPY_source_gref;
-    bad[0].source.u = u64::from(GrantRef(500).0);
-    hypercall::op_many(__HYPERVISOR_grant_table_op, op, &mut bad).because("GNTTABOP_copy")?;
-    ensure!(
-        bad[0].status < 0,
-        "a copy by a grant that is none has status {}",
-        bad[0].status
     );
     Ok(())
 }
