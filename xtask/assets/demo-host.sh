@@ -1,5 +1,5 @@
 # The demo on its host, in the lab or natively: a tap, two servers on it for the guest to talk to, and the guest itself.
-# Set by the caller: BUSYBOX CANTLE KERNEL INITRD DISK VCPUS TAP HOST_IP GUEST_IP MIB OPTIONS
+# Set by the caller: BUSYBOX CANTLE KERNEL INITRD DISK VCPUS TAP HOST_IP GUEST_IP MIB OPTIONS CHANNELS PROGRAM
 # Lines that the caller reads begin with "host: ".
 # One stream, so that lines come whole and in order.
 exec 2>&1
@@ -37,10 +37,20 @@ servers="$servers $!"
 $bb nc -l -p 8081 < "$work/input" > "$work/received" &
 servers="$servers $!"
 
+if [ "$CHANNELS" -gt 0 ]; then
+    # The program that opens them goes into the guest's initial file system: the kernel unpacks one archive after another.
+    $bb mkdir -p "$work/root/bin"
+    $bb cp "$PROGRAM" "$work/root/bin/channels" || fail "no $PROGRAM"
+    (cd "$work/root" && echo bin/channels | $bb cpio -o -H newc) > "$work/channels.cpio" || fail "cannot pack $PROGRAM"
+    $bb cat "$INITRD" "$work/channels.cpio" > "$work/initrd"
+    INITRD=$work/initrd
+    echo "host: channels_wanted=$CHANNELS"
+fi
+
 echo "host: start"
 # shellcheck disable=SC2086
 "$CANTLE" run --kernel "$KERNEL" --initrd "$INITRD" --memory 512M --vcpus "$VCPUS" \
-    --cmdline "console=hvc0 quiet panic=-1 demo.host=$HOST_IP demo.ip=$GUEST_IP demo.mib=$MIB" \
+    --cmdline "console=hvc0 quiet panic=-1 demo.host=$HOST_IP demo.ip=$GUEST_IP demo.mib=$MIB demo.channels=$CHANNELS" \
     --disk "path=$DISK" --net "tap=$TAP,mac=00:16:3e:00:00:01" --stats json $OPTIONS < /dev/null
 code=$?
 sum=$($bb sha256sum "$work/received")

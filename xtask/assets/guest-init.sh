@@ -1,6 +1,7 @@
 #!/bin/busybox sh
 # A guest's init. Kernel parameters choose what it does:
-#   demo.host=IP demo.ip=IP demo.mib=N   works its disk (xvda, ext4) and its network interface (eth0), as the demo wants
+#   demo.host=IP demo.ip=IP demo.mib=N [demo.channels=N]
+#                                        works its disk (xvda, ext4) and its network interface (eth0), as the demo wants
 #   shell                                a shell on the console
 #   (neither)                            says what it found
 # Then it switches itself off. Lines that a program may want to read begin with "guest: ".
@@ -94,6 +95,23 @@ net() {
     timed net_up_MBps $((mib / 8)) sh -c "nc $host 8081 < /tmp/sample"
 }
 
+# by which interface the kernel is told of events
+evtchn() {
+    case $(dmesg) in
+    *"xen:events: Using FIFO-based ABI"*) say evtchn=fifo ;;
+    *"xen:events: Using 2-level ABI"*) say evtchn=2l ;;
+    esac
+}
+
+# opens and signals event channels
+channels() {
+    wait_for -c /dev/xen/evtchn
+    /bin/channels "$ports" > /tmp/channels 2>&1
+    code=$?
+    while read -r line; do say "$line"; done < /tmp/channels
+    [ $code = 0 ] || fail "channels: $(tail -n 1 /tmp/channels)"
+}
+
 /bin/busybox mount -t proc proc /proc
 read -r at _ < /proc/uptime
 echo "guest: init at $at s"
@@ -105,12 +123,13 @@ while read -r module; do
     insmod "/modules/$module.ko" || say "cannot load $module"
 done < /modules/order
 
-host= ip= mib=64 shell=
+host= ip= mib=64 ports=0 shell=
 for word in $(cat /proc/cmdline); do
     case $word in
     demo.host=*) host=${word#*=} ;;
     demo.ip=*) ip=${word#*=} ;;
     demo.mib=*) mib=${word#*=} ;;
+    demo.channels=*) ports=${word#*=} ;;
     shell) shell=yes ;;
     esac
 done
@@ -118,7 +137,9 @@ done
 if [ -n "$host" ]; then
     disk
     net
+    [ "$ports" = 0 ] || channels
     found
+    evtchn
     grep -E 'CPU0|xen' /proc/interrupts
     cd /
     umount /mnt || fail "cannot unmount xvda at the end"

@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::images::{self, Debian, Guest};
 use crate::interrupt::Scratch;
 use crate::lab::LabLost;
-use crate::{lab, machine, programs, workspace};
+use crate::{guests, lab, machine, programs, workspace};
 use disk::Disk;
 use place::Place;
 use report::{GuestLost, Report};
@@ -52,6 +52,9 @@ pub(crate) struct DemoArgs {
     /// How hypercalls reach the guest's VMM; `cantle run --help` lists the ways. It chooses the best itself.
     #[arg(long)]
     transport: Option<String>,
+    /// Opens this many event channels in the guest too (20000 unless told otherwise), and signals each.
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "20000")]
+    channels: Option<u32>,
     /// Gives a guest up after this many seconds.
     #[arg(long, default_value_t = TIMEOUT, value_name = "SECONDS")]
     timeout: u64,
@@ -68,6 +71,7 @@ impl Default for DemoArgs {
             vcpus: VCPUS,
             all: true,
             transport: None,
+            channels: None,
             timeout: TIMEOUT,
             no_build: false,
         }
@@ -125,11 +129,12 @@ const TRIES: u32 = 4;
 /// Seconds for a guest of [`pairs`]: it takes 20 on an idle machine, and one that hangs is to leave time for another.
 const PAIR_TIMEOUT: u64 = 180;
 
-/// These guests on both lab hosts: the demo's line for each pair, or why there is none.
+/// These guests on both lab hosts, with so many event channels: the demo's line for each pair, or why there is none.
 ///
 /// A run that was [`lost`] says nothing of the guest, which then gets a lab of its own. What fails otherwise has failed.
-pub(crate) fn pairs(guests: &[Guest]) -> Vec<Result<String>> {
+pub(crate) fn pairs(guests: &[Guest], channels: u32) -> Vec<Result<String>> {
     let args = DemoArgs {
+        channels: Some(channels),
         timeout: PAIR_TIMEOUT,
         ..DemoArgs::default()
     };
@@ -228,6 +233,13 @@ fn on(host: Host, guests: &[Guest], args: &DemoArgs) -> Result<Vec<Result<String
     for guest in guests {
         disks.push(Disk::make(&scratch.path().join(guest.name()))?);
     }
+    let mut extra = Vec::new();
+    if args.channels.is_some() {
+        if !args.no_build {
+            guests::build()?;
+        }
+        extra.push(guests::channels());
+    }
     let mut place = if host == Host::Native {
         if !args.no_build {
             programs::build_native()?;
@@ -242,7 +254,7 @@ fn on(host: Host, guests: &[Guest], args: &DemoArgs) -> Result<Vec<Result<String
         } else {
             Debian::Debian13
         };
-        Place::lab(debian, &disks)?
+        Place::lab(debian, &disks, &extra)?
     };
     let mut runs = Vec::new();
     for (index, (guest, disk)) in guests.iter().zip(&disks).enumerate() {
@@ -344,6 +356,8 @@ fn script(place: &Place, guest: Guest, disk: PathBuf, args: &DemoArgs) -> Result
         ("GUEST_IP", GUEST_IP.into()),
         ("MIB", TRAFFIC_MIB.to_string().into()),
         ("OPTIONS", options.into()),
+        ("CHANNELS", args.channels.unwrap_or(0).to_string().into()),
+        ("PROGRAM", place.program(&guests::channels())),
     ] {
         let word = lab::quoted(&[value.to_string_lossy().into_owned()]);
         script.push_str(&format!("{name}={word}\n"));

@@ -1,21 +1,41 @@
-//! The project's own guests, which are a workspace of their own.
+//! The project's own guests and the programs for Linux guests, which are a workspace of their own.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{process, programs, workspace};
 
-/// What they are built for: no operating system, no SSE.
+/// What guests are built for: no operating system, no SSE.
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
 
-/// `cargo xtask guests`: builds them into `target/guests/x86_64-unknown-none/release`.
+/// The packages and what each is built for.
+const PACKAGES: [(&str, &str); 2] = [("probe", TARGET), ("channels", programs::TARGET)];
+
+/// `cargo xtask guests`: builds them into `target/guests/TARGET/release`.
 pub(crate) fn build() -> Result<()> {
-    process::run(&mut cargo("build")?).context("cannot build the guests")
+    for mut build in cargo("build")? {
+        process::run(&mut build).context("cannot build the guests")?;
+    }
+    Ok(())
 }
 
-/// cargo with this subcommand, for the guests' workspace.
-pub(crate) fn cargo(subcommand: &str) -> Result<Command> {
+/// Where the program that opens many channels is, built or not.
+pub(crate) fn channels() -> PathBuf {
+    let folder = workspace::target().join("guests").join(programs::TARGET);
+    folder.join("release/channels")
+}
+
+/// cargo with this subcommand, for each package of the guests' workspace.
+pub(crate) fn cargo(subcommand: &str) -> Result<Vec<Command>> {
+    PACKAGES
+        .iter()
+        .map(|(package, target)| cargo_for(subcommand, package, target))
+        .collect()
+}
+
+fn cargo_for(subcommand: &str, package: &str, target: &str) -> Result<Command> {
     let folder = workspace::root().join("guests");
     ensure!(
         folder.join("Cargo.toml").exists(),
@@ -25,7 +45,8 @@ pub(crate) fn cargo(subcommand: &str) -> Result<Command> {
     // From inside the folder, so that its own .cargo/config.toml counts.
     cargo
         .current_dir(folder)
-        .args([subcommand, "--release", "--target", TARGET, "--target-dir"])
+        .args([subcommand, "--quiet", "--release", "--package", package])
+        .args(["--target", target, "--target-dir"])
         .arg(workspace::target().join("guests"));
     Ok(cargo)
 }

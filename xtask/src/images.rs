@@ -49,7 +49,13 @@ const HOST_MODULES: [&str; 12] = [
 ];
 
 /// What a guest needs beyond its kernel, in this order.
-const GUEST_MODULES: [&str; 4] = ["crc32c_generic", "ext4", "xen_blkfront", "xen_netfront"];
+const GUEST_MODULES: [&str; 5] = [
+    "crc32c_generic",
+    "ext4",
+    "xen_blkfront",
+    "xen_netfront",
+    "xen_evtchn",
+];
 
 /// Raised when an image's layout changes, so that images of an older layout are built anew.
 const LAYOUT: u32 = 1;
@@ -212,9 +218,10 @@ fn build(
     let modules = Modules::scan(&modules_folder(&root)?.join(&version))?
         .load_order(modules)
         .with_context(|| format!("modules of kernel {version}"))?;
+    // Put in its place when it is whole: a lab may be reading the old one.
+    let fresh = folder.join("initrd.new");
     let out = BufWriter::new(
-        File::create(&image.initrd)
-            .with_context(|| format!("cannot write {}", image.initrd.display()))?,
+        File::create(&fresh).with_context(|| format!("cannot write {}", fresh.display()))?,
     );
     let mut archive = base(out, &read(&busybox)?)?;
     let mut names = String::new();
@@ -232,6 +239,7 @@ fn build(
         archive.file("init", 0o755, &init)?;
     }
     archive.finish()?;
+    fs::rename(&fresh, &image.initrd)?;
     fs::write(&key_file, key)?;
     Ok(image)
 }

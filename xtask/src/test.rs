@@ -55,9 +55,10 @@ fn lints(tally: &mut Tally) {
         cargo("clippy").args(["--workspace", "--all-targets", "--", "-D", "warnings"]),
     );
     tally.check("clippy, guests", || {
-        let mut clippy = guests::cargo("clippy")?;
-        clippy.args(["--quiet", "--", "-D", "warnings"]);
-        crate::process::run(&mut clippy)
+        for mut clippy in guests::cargo("clippy")? {
+            crate::process::run(clippy.args(["--", "-D", "warnings"]))?;
+        }
+        Ok(())
     });
     tally.command(
         "docs",
@@ -103,7 +104,8 @@ fn demos(tally: &mut Tally, long: bool) {
         &Guest::USUAL[..]
     };
     eprintln!("test: the demo, {} guests on both hosts …", guests.len());
-    for outcome in demo::pairs(guests) {
+    let channels = if long { 20_000 } else { 4_000 };
+    for outcome in demo::pairs(guests, channels) {
         let (well, line) = match outcome {
             Ok(line) => (true, line),
             Err(error) => (false, format!("{error:#}")),

@@ -32,9 +32,10 @@ pub(super) enum Place {
 }
 
 impl Place {
-    /// Boots a lab with these disks.
-    pub(super) fn lab(host: Debian, disks: &[Disk]) -> Result<Self> {
-        let found = programs::built();
+    /// Boots a lab with these disks, and with these programs besides the workspace's own.
+    pub(super) fn lab(host: Debian, disks: &[Disk], extra: &[PathBuf]) -> Result<Self> {
+        let mut found = programs::built();
+        found.extend_from_slice(extra);
         for program in &found {
             ensure!(program.exists(), "{} is not built", program.display());
         }
@@ -102,6 +103,16 @@ impl Place {
                 }
             }
             Self::Native => image,
+        }
+    }
+
+    /// What the host calls one of the extra programs.
+    pub(super) fn program(&self, program: &Path) -> PathBuf {
+        match self {
+            Self::Lab(_) => {
+                Path::new("/usr/local/bin").join(program.file_name().unwrap_or_default())
+            }
+            Self::Native => program.to_path_buf(),
         }
     }
 

@@ -43,11 +43,16 @@ struct Line<'a> {
     demo: &'a str,
     host: &'a str,
     transport: &'a str,
+    /// By which interface the guest was told of events: `fifo` or `2l`.
+    evtchn: &'a str,
     boot_s: f64,
     #[serde(rename = "disk_MBps")]
     disk_mbps: f64,
     #[serde(rename = "net_MBps")]
     net_mbps: f64,
+    /// Event channels that the guest opened and signalled, where it was asked to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channels: Option<u64>,
 }
 
 impl Report {
@@ -147,20 +152,43 @@ impl Report {
     /// The demo's last line.
     pub(super) fn line(&self, host: &str) -> Result<String> {
         let stats = self.stats()?;
-        let transport = [stats.get("stats"), Some(&stats)]
-            .into_iter()
-            .flatten()
-            .find_map(|part| part.get("transport")?.as_str())
-            .context("cantle's statistics name no transport")?;
+        let named = |name: &str| {
+            [stats.get("stats"), Some(&stats)]
+                .into_iter()
+                .flatten()
+                .find_map(|part| part.get(name)?.as_str())
+                .with_context(|| format!("cantle's statistics name no {name}"))
+        };
+        let evtchn = named("evtchn")?;
+        let said = self.value("evtchn")?;
+        ensure!(
+            said == evtchn,
+            "the guest's kernel says that it uses the event channels' {said} interface, cantle says {evtchn}"
+        );
         let line = Line {
             demo: "ok",
             host,
-            transport,
+            transport: named("transport")?,
+            evtchn,
             boot_s: (self.boot_s.context("the guest did not boot")? * 100.0).round() / 100.0,
             disk_mbps: self.number("disk_read_MBps")?,
             net_mbps: self.number("net_down_MBps")?,
+            channels: self.channels()?,
         };
         Ok(serde_json::to_string(&line)?)
+    }
+
+    /// The channels that the guest opened and signalled, if it was asked to: all that it was asked for.
+    fn channels(&self) -> Result<Option<u64>> {
+        let Some(wanted) = self.values.get("channels_wanted") else {
+            return Ok(None);
+        };
+        let opened = self.value("channels")?;
+        ensure!(
+            opened == wanted,
+            "the guest opened {opened} event channels, not {wanted}"
+        );
+        Ok(Some(opened.parse()?))
     }
 
     /// The JSON object among what was said after the guest's end.
@@ -195,8 +223,9 @@ mod tests {
     use super::*;
 
     const GOOD: &str = "host: start\nguest: init at 1.20 s\r\nguest: disk_sha256=ab\r\n\
-        guest: disk_read_MBps=101.5\r\nguest: net_down_MBps=40.0\r\nguest: net_up_sha256=ef\r\nguest: done\r\n\
-        the guest switched itself off\n{\n \"transport\": \"xen\", \"exits\": {}\n}\n\
+        guest: disk_read_MBps=101.5\r\nguest: net_down_MBps=40.0\r\nguest: net_up_sha256=ef\r\n\
+        guest: evtchn=fifo\r\nguest: done\r\n\
+        the guest switched itself off\n{\n \"transport\": \"xen\", \"evtchn\": \"fifo\", \"exits\": {}\n}\n\
         host: net_received_sha256=ef\nhost: end 0\n";
 
     fn report(text: &str) -> Report {
@@ -213,8 +242,26 @@ mod tests {
         report.judge(0).unwrap();
         let line: Value = serde_json::from_str(&report.line("debian12").unwrap()).unwrap();
         assert_eq!(line["transport"], "xen");
+        assert_eq!(line["evtchn"], "fifo");
+        assert_eq!(line.get("channels"), None);
         assert_eq!(line["disk_MBps"], 101.5);
         assert_eq!(line["host"], "debian12");
+    }
+
+    #[test]
+    fn channels_that_were_asked_for_are_in_the_line() {
+        let asked = "host: channels_wanted=200\nhost: start";
+        let with = |said: &str| {
+            let done = format!("{said}\r\nguest: done");
+            let text = GOOD.replace("host: start", asked);
+            report(&text.replace("guest: done", &done))
+        };
+        let report = with("guest: channels=200");
+        report.judge(0).unwrap();
+        let line: Value = serde_json::from_str(&report.line("debian12").unwrap()).unwrap();
+        assert_eq!(line["channels"], 200);
+        assert!(with("guest: channels=198").judge(0).is_err());
+        assert!(with("").judge(0).is_err());
     }
 
     #[test]
@@ -227,6 +274,8 @@ mod tests {
             ("guest: done", "guest: failed: no xvda"),
             ("guest: done", ""),
             ("\"transport\"", "\"other\""),
+            ("guest: evtchn=fifo", ""),
+            ("guest: evtchn=fifo", "guest: evtchn=2l"),
         ] {
             assert!(report(&GOOD.replace(from, to)).judge(0).is_err(), "{from}");
         }
