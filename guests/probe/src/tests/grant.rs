@@ -4,7 +4,7 @@ pub(super) mod calls;
 pub(super) mod copy;
 pub(super) mod map;
 
-use cantle_abi::grant_table::{self as abi, GTF_permit_access, GnttabGetVersion, GnttabSetupTable};
+use cantle_abi::grant_table::{self as abi, GTF_permit_access, GnttabGetVersion};
 use cantle_abi::xen::__HYPERVISOR_grant_table_op;
 use cantle_abi::{DomId, Errno};
 use zerocopy::{FromBytes, IntoBytes};
@@ -77,33 +77,5 @@ pub(super) fn table(_: &mut Probe) -> Outcome {
         "the entry reads {flags:#x}, frame {frame:#x}"
     );
     ensure!(grants::end(gref)?, "an entry that nobody uses is in use");
-    Ok(())
-}
-
-/// The frames' numbers by `setup_table`.
-pub(super) fn setup(_: &mut Probe) -> Outcome {
-    grants::prepare()?;
-    let list = memory::page()?;
-    let mut setup = [GnttabSetupTable {
-        dom: DomId::SELF,
-        pad: 0,
-        nr_frames: 1,
-        status: 1,
-        pad2: [0; 3],
-        frame_list: list.addr(),
-    }];
-    let op = abi::GNTTABOP_setup_table;
-    hypercall::op_many(__HYPERVISOR_grant_table_op, op, &mut setup).because("setup_table")?;
-    ensure!(
-        setup[0].status == abi::GNTST_okay,
-        "setup_table has status {}",
-        setup[0].status
-    );
-    setup[0].nr_frames = u32::MAX;
-    let result = hypercall::op_many(__HYPERVISOR_grant_table_op, op, &mut setup);
-    ensure!(
-        result.is_err() || setup[0].status != abi::GNTST_okay,
-        "a table of 2^32-1 frames was set up"
-    );
     Ok(())
 }

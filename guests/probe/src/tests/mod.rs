@@ -78,7 +78,6 @@ const TESTS: &[Test] = &[
     test("poll", "timer", time::poll),
     test("runstate", "timer", time::runstate),
     test("grant-table", "grant", grant::table),
-    extra("grant-setup", "grant-setup", grant::setup),
     test("grant-size", "grant", grant::calls::size),
     test("grant-version", "grant", grant::calls::version),
     test("grant-swap", "grant", grant::calls::swap),

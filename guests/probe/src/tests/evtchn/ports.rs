@@ -4,10 +4,10 @@ use core::sync::atomic::Ordering;
 
 use cantle_abi::event_channel::{
     EVTCHN_2L_NR_CHANNELS, EVTCHNOP_reset_cont, EVTCHNSTAT_closed, EVTCHNSTAT_interdomain,
-    EVTCHNSTAT_ipi, EVTCHNSTAT_unbound, EVTCHNSTAT_virq,
+    EVTCHNSTAT_ipi, EVTCHNSTAT_pirq, EVTCHNSTAT_unbound, EVTCHNSTAT_virq,
 };
 use cantle_abi::sched::{SCHEDOP_poll, SchedPoll};
-use cantle_abi::xen::{__HYPERVISOR_sched_op, VIRQ_DEBUG, VIRQ_TIMER};
+use cantle_abi::xen::{__HYPERVISOR_sched_op, VIRQ_DEBUG, VIRQ_DOM_EXC, VIRQ_TIMER};
 use cantle_abi::{DomId, Errno, Port};
 
 use super::{SOON_MS, close_both, pair};
@@ -113,6 +113,11 @@ pub(crate) fn errors(_: &mut Probe) -> Outcome {
     with(Errno::EPERM, events::reset(DomId(0)), "reset of domain 0")?;
     with(Errno::EINVAL, bind_virq(24, 0), "virtual interrupt 24")?;
     with(
+        Errno::EINVAL,
+        bind_virq(VIRQ_DOM_EXC, 1),
+        "a global one of vCPU 1",
+    )?;
+    with(
         Errno::ENOENT,
         bind_virq(VIRQ_TIMER, 5000),
         "a timer of vCPU 5000",
@@ -147,11 +152,34 @@ pub(crate) fn errors(_: &mut Probe) -> Outcome {
     close(not_ours).because("close")?;
     with(Errno::EINVAL, close(not_ours), "closing twice")?;
 
+    match events::bind_pirq(16) {
+        Ok(pirq) => pirq_errors(pirq)?,
+        // A host without such devices does not have the call either.
+        Err(errno) => ensure!(errno == Errno::ENOSYS, "bind_pirq: {errno}"),
+    }
     // Xen's own, and what comes after the last one.
-    refused(events::bind_pirq(5000), "physical interrupt 5000")?;
     refused(events::unknown(EVTCHNOP_reset_cont), "reset_cont")?;
     with(Errno::ENOSYS, events::unknown(15), "operation 15")?;
     with(Errno::ENOSYS, events::unknown(u32::MAX), "operation 2^32-1")
+}
+
+/// A device's interrupt, bound to this port.
+fn pirq_errors(port: Port) -> Outcome {
+    is(port, EVTCHNSTAT_pirq, 0, [16, 0], "interrupt 16")?;
+    with(Errno::EEXIST, events::bind_pirq(16), "binding it twice")?;
+    with(Errno::EINVAL, events::send(port), "a send on it")?;
+    events::bind_vcpu(port, 0).because("moving it")?;
+    events::close(port).because("close")?;
+    let again = events::bind_pirq(16).because("binding it after that")?;
+    events::close(again).because("close")?;
+    for pirq in [5000, u32::MAX] {
+        with(
+            Errno::EINVAL,
+            events::bind_pirq(pirq),
+            "an interrupt that there is not",
+        )?;
+    }
+    Ok(())
 }
 
 /// Two-level only: 4095 ports and no more; closing one makes room for one.

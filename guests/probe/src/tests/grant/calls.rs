@@ -3,8 +3,9 @@
 use core::sync::atomic::Ordering;
 
 use cantle_abi::grant_table::{
-    self as abi, GRANT_ENTRIES_PER_FRAME_V1, GTF_permit_access, GnttabCacheFlush, GnttabGetVersion,
-    GnttabSetVersion, GnttabSetupTable, GnttabSwapGrantRef, GnttabTransfer,
+    self as abi, GRANT_ENTRIES_PER_FRAME_V1, GTF_permit_access, GnttabCacheFlush,
+    GnttabGetStatusFrames, GnttabGetVersion, GnttabSetVersion, GnttabSetupTable,
+    GnttabSwapGrantRef, GnttabTransfer,
 };
 use cantle_abi::{DomId, Errno, GrantRef, PAGE_SIZE};
 
@@ -54,9 +55,10 @@ pub(crate) fn size(_: &mut Probe) -> Outcome {
     )?;
     let grown = grants::query_size()?.nr_frames;
     ensure!(grown == wanted, "{grown} frames, not {wanted}");
-    let beyond = before.max_nr_frames + 1;
-    let status = setup_table(DomId::SELF, beyond)?;
-    has(abi::GNTST_general_error, status, "frames beyond the limit")?;
+    for beyond in [before.max_nr_frames + 1, u32::MAX] {
+        let status = setup_table(DomId::SELF, beyond)?;
+        has(abi::GNTST_general_error, status, "frames beyond the limit")?;
+    }
     // Fewer than there are is no request to shrink.
     has(abi::GNTST_okay, setup_table(DomId::SELF, 1)?, "one frame")?;
     let kept = grants::query_size()?.nr_frames;
@@ -104,6 +106,19 @@ pub(crate) fn version(_: &mut Probe) -> Outcome {
         "choosing the version in use changes an entry to {flags:#x}"
     );
     ensure!(grants::end(gref)?, "an entry that nobody uses is in use");
+    // Status frames are version 2's.
+    let mut frames = GnttabGetStatusFrames {
+        nr_frames: 1,
+        dom: DomId::SELF,
+        status: 1,
+        frame_list: page.addr(),
+    };
+    call(abi::GNTTABOP_get_status_frames, &mut frames).because("get_status_frames")?;
+    has(
+        abi::GNTST_general_error,
+        frames.status,
+        "a status frame of version 1",
+    )?;
     let (result, now) = set_version(2);
     match result {
         Err(errno) => {
