@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
-use cantle_vmm_core::{Console, GuestConfig, Machine, TransportChoice};
+use cantle_vmm_core::{Console, GrantConfig, GuestConfig, Machine, TransportChoice};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt()
@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         vcpus: 2,
         disks: vec![],
         nets: vec![],
+        grants: GrantConfig::default(),
         transport: TransportChoice::Auto,
     };
     let console = Console {

@@ -1,7 +1,12 @@
 //! What a guest is to be.
 
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+
+use cantle_abi::PAGE_SIZE;
+
+use crate::error::SetupError;
 
 /// The largest number of vCPUs a guest can have.
 pub const MAX_VCPUS: u32 = 16;
@@ -27,8 +32,81 @@ pub struct GuestConfig {
     pub disks: Vec<DiskConfig>,
     /// Network devices.
     pub nets: Vec<NetConfig>,
+    /// What it may lend of its memory, and borrow of others'.
+    pub grants: GrantConfig,
     /// How hypercalls arrive.
     pub transport: TransportChoice,
+}
+
+impl GuestConfig {
+    /// Whether there can be such a guest, as far as its numbers tell.
+    pub(crate) fn check(&self) -> Result<(), SetupError> {
+        let page = PAGE_SIZE as u64;
+        let complaint = if self.vcpus == 0 || self.vcpus > MAX_VCPUS {
+            format!("{} vCPUs: a guest has 1 to {MAX_VCPUS}", self.vcpus)
+        } else if self.memory < MIN_MEMORY || !self.memory.is_multiple_of(page) {
+            format!(
+                "{} bytes of memory: a guest has at least {MIN_MEMORY}, in whole pages of {page}",
+                self.memory
+            )
+        } else {
+            return self.grants.check();
+        };
+        Err(SetupError::Config(complaint))
+    }
+}
+
+/// The limits of a guest's grant table. The fields are called as `xl.cfg`'s keys. None of what they allow takes memory before
+/// the guest uses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrantConfig {
+    /// The highest version that the guest may choose, one of [`VERSIONS`](Self::VERSIONS). Half a dozen of Xen's advisories are about
+    /// version 2, and no guest needs it below 16 TiB of memory.
+    pub max_grant_version: u32,
+    /// Frames of 4096 bytes, one of [`FRAMES`](Self::FRAMES). Each has 512 entries, so many pages lent at a time; 256 with version 2.
+    pub max_grant_frames: u32,
+    /// How many pages of others the guest itself may have mapped at a time, in units of 512, one of
+    /// [`MAPTRACK_FRAMES`](Self::MAPTRACK_FRAMES). Each takes KVM a memory slot, of which there are 32,764 for all that a guest has.
+    pub max_maptrack_frames: u32,
+}
+
+impl GrantConfig {
+    /// The versions that there are.
+    pub const VERSIONS: RangeInclusive<u32> = 1..=2;
+    /// The frames that a table may have.
+    pub const FRAMES: RangeInclusive<u32> = 1..=4096;
+    /// The frames of mappings that there may be.
+    pub const MAPTRACK_FRAMES: RangeInclusive<u32> = 0..=4096;
+
+    fn check(&self) -> Result<(), SetupError> {
+        for (name, number, limits) in [
+            ("max_grant_version", self.max_grant_version, Self::VERSIONS),
+            ("max_grant_frames", self.max_grant_frames, Self::FRAMES),
+            (
+                "max_maptrack_frames",
+                self.max_maptrack_frames,
+                Self::MAPTRACK_FRAMES,
+            ),
+        ] {
+            if !limits.contains(&number) {
+                let (least, most) = (limits.start(), limits.end());
+                let complaint = format!("{name}: {number} is not one of {least} to {most}");
+                return Err(SetupError::Config(complaint));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Version 1 and 64 frames, as is Xen's default; 512 mappings.
+impl Default for GrantConfig {
+    fn default() -> Self {
+        Self {
+            max_grant_version: 1,
+            max_grant_frames: 64,
+            max_maptrack_frames: 1,
+        }
+    }
 }
 
 /// A block device.

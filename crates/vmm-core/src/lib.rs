@@ -12,7 +12,7 @@
 //! triple-faults, or does what KVM cannot go on from, ends its own run with the registers in the message.
 //!
 //! ```no_run
-//! use cantle_vmm_core::{Console, GuestConfig, Machine, TransportChoice};
+//! use cantle_vmm_core::{Console, GrantConfig, GuestConfig, Machine, TransportChoice};
 //! use std::os::fd::OwnedFd;
 //!
 //! let config = GuestConfig {
@@ -24,6 +24,7 @@
 //!     vcpus: 2,
 //!     disks: vec![],
 //!     nets: vec![],
+//!     grants: GrantConfig::default(),
 //!     transport: TransportChoice::Auto,
 //! };
 //! let console = Console {
@@ -43,6 +44,7 @@ mod counters;
 mod devices;
 mod domain;
 mod error;
+mod grants;
 mod hypercall;
 mod kvm;
 mod machine;
@@ -59,7 +61,8 @@ pub mod test_utils;
 mod timers;
 
 pub use config::{
-    Console, DiskConfig, GuestConfig, MAX_VCPUS, MIN_MEMORY, NetConfig, TransportChoice,
+    Console, DiskConfig, GrantConfig, GuestConfig, MAX_VCPUS, MIN_MEMORY, NetConfig,
+    TransportChoice,
 };
 pub use error::SetupError;
 pub use kvm::kvm_runs_stock_kernels;

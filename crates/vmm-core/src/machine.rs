@@ -8,9 +8,9 @@ use cantle_abi::grant_table::{GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE}
 use cantle_abi::hvm::{
     HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN, HVM_PARAM_STORE_EVTCHN, HVM_PARAM_STORE_PFN,
 };
-use cantle_abi::{DomId, PAGE_SIZE, VcpuId};
+use cantle_abi::{DomId, VcpuId};
 use cantle_evtchn::{Abi, EventChannels, GuestConfig as PortConfig, Hub, SystemDomain};
-use cantle_grant::{GrantTable, InProcessMapper, TableConfig, Tables};
+use cantle_grant::{InProcessMapper, Tables};
 use cantle_xenstore::Shared;
 use cantle_xenstore::server::Server;
 use cantle_xenstore::transport::ring::Ring;
@@ -19,11 +19,12 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::boot::{self, BootConfig, KernelImage, layout};
-use crate::config::{Console, GuestConfig, MAX_VCPUS, MIN_MEMORY, TransportChoice};
+use crate::config::{Console, GuestConfig, TransportChoice};
 use crate::console::{ConsoleOutput, ConsoleRing};
 use crate::devices::{self, Device, Platform};
 use crate::domain::{Domain, Parts};
 use crate::error::SetupError;
+use crate::grants;
 use crate::hypercall::HYPERCALL_PORT;
 use crate::kvm::upcall::MsiUpcall;
 use crate::kvm::{cpuid, vcpu, vm};
@@ -36,10 +37,6 @@ use crate::timers::Timers;
 
 /// The guest's number; a machine has one guest.
 const GUEST: DomId = DomId(1);
-/// Frames that its grant table can have (Xen's default).
-const GRANT_FRAMES: u32 = 64;
-/// Frames of handles for granted pages that it has mapped itself: 512, each of which takes KVM a memory slot.
-const MAPTRACK_FRAMES: u32 = 1;
 /// Event channels that it can have: all of the FIFO interface.
 const PORTS: u32 = cantle_abi::event_channel::EVTCHN_FIFO_NR_CHANNELS;
 
@@ -94,14 +91,13 @@ impl Machine {
     /// [`SetupError`]; nothing is left behind then.
     pub fn new(config: GuestConfig, console: Console) -> Result<Self, SetupError> {
         let began = Instant::now();
-        check(&config)?;
+        config.check()?;
         let kvm = vm::open()?;
         vcpu::install_kick_handler()?;
         let mut kernel = KernelImage::read(&config.kernel).map_err(boot::BootError::from)?;
         let vm = Arc::new(vm::create(&kvm)?);
         let transport = choose_transport(&vm, &mut kernel, config.transport)?;
-        let grant_pages = GRANT_FRAMES as usize;
-        let ram = Arc::new(GuestRam::new(vm.clone(), config.memory, grant_pages)?);
+        let ram = grants::memory(vm.clone(), config.memory, &config.grants)?;
         let entry = load(&ram, &kernel, &config)?;
 
         let hub = Hub::new();
@@ -122,19 +118,7 @@ impl Machine {
             )
             .map_err(SetupError::host("event channels"))?;
         let tables = Arc::new(Tables::new());
-        let grants = GrantTable::new(
-            GUEST,
-            TableConfig {
-                initial_frames: 1,
-                max_frames: GRANT_FRAMES,
-                max_maptrack_frames: MAPTRACK_FRAMES,
-                ..TableConfig::default()
-            },
-            Arc::new(ram.grant_frames()),
-            ram.clone(),
-        )
-        .map_err(SetupError::host("the grant table"))?;
-        grants.set_space(ram.clone());
+        let grants = grants::create(GUEST, &config.grants, &ram)?;
         tables
             .insert(grants.clone())
             .map_err(SetupError::host("the grant table"))?;
@@ -258,21 +242,6 @@ impl fmt::Debug for Machine {
             .field("transport", &self.transport)
             .finish_non_exhaustive()
     }
-}
-
-fn check(config: &GuestConfig) -> Result<(), SetupError> {
-    let page = PAGE_SIZE as u64;
-    let complaint = if config.vcpus == 0 || config.vcpus > MAX_VCPUS {
-        format!("{} vCPUs: a guest has 1 to {MAX_VCPUS}", config.vcpus)
-    } else if config.memory < MIN_MEMORY || !config.memory.is_multiple_of(page) {
-        format!(
-            "{} bytes of memory: a guest has at least {MIN_MEMORY}, in whole pages of {page}",
-            config.memory
-        )
-    } else {
-        return Ok(());
-    };
-    Err(SetupError::Config(complaint))
 }
 
 /// Chooses how hypercalls arrive by what the host and the kernel offer, and prepares both for it.

@@ -9,6 +9,7 @@
 #![expect(unsafe_code)]
 
 mod foreign;
+mod heap;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -30,31 +31,8 @@ use vm_memory::{
 use crate::boot::layout;
 use crate::error::SetupError;
 use foreign::Foreign;
-
-/// Heap pages that have fixed places below the end of the 32-bit hole: the rings of the special region.
-const SPECIAL_PAGES: usize = layout::SPECIAL_PAGES;
-/// The heap page of shared info.
-const SHARED_INFO: usize = SPECIAL_PAGES;
-/// The first heap page of the grant table.
-const GRANT_FRAMES: usize = SPECIAL_PAGES + 1;
-
-/// A page of the heap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct HeapPage(usize);
-
-impl HeapPage {
-    /// The shared info page.
-    pub(crate) const SHARED_INFO: Self = Self(SHARED_INFO);
-
-    /// A frame of the grant table; the caller has checked that there is such a one.
-    pub(crate) const fn grant_frame(index: usize) -> Self {
-        Self(GRANT_FRAMES + index)
-    }
-
-    const fn offset(self) -> u64 {
-        (self.0 * PAGE_SIZE) as u64
-    }
-}
+use heap::Heap;
+pub(crate) use heap::{HeapPage, HeapSlice};
 
 /// A guest's physical memory. It stays mapped while anything (a grant mapping, a ring) still holds it.
 #[derive(Debug)]
@@ -62,8 +40,7 @@ pub struct GuestRam {
     memory: GuestMemoryMmap<()>,
     vm: Arc<VmFd>,
     ram_file: Arc<File>,
-    heap_file: File,
-    heap: MmapRegion<()>,
+    heap: Heap,
     ram_bytes: u64,
     physmap: Mutex<Physmap>,
 }
@@ -100,15 +77,14 @@ struct Placed {
 }
 
 impl GuestRam {
-    /// Makes the memory and gives it to the VM. `grant_frames` is the most that the grant table can have.
+    /// Makes the memory and gives it to the VM. `grants` are the most frames, and status frames, that the grant table can have.
     pub(crate) fn new(
         vm: Arc<VmFd>,
         ram_bytes: u64,
-        grant_frames: usize,
+        grants: (u32, u32),
     ) -> Result<Self, SetupError> {
         let ram_file = Arc::new(memory_file("guest-ram", ram_bytes)?);
-        let heap_bytes = (GRANT_FRAMES + grant_frames) * PAGE_SIZE;
-        let heap_file = memory_file("guest-heap", heap_bytes as u64)?;
+        let heap = Heap::new(grants)?;
         let mut regions = Vec::new();
         let mut offset = 0;
         for (base, bytes) in layout::ram_ranges(ram_bytes) {
@@ -116,18 +92,13 @@ impl GuestRam {
             regions.push(region(file, offset, bytes, base)?);
             offset += bytes;
         }
-        let special = heap_file.try_clone().map_err(SetupError::memory)?;
+        let special = heap.file().try_clone().map_err(SetupError::memory)?;
         regions.push(region(
             special,
             0,
-            (SPECIAL_PAGES * PAGE_SIZE) as u64,
+            (layout::SPECIAL_PAGES * PAGE_SIZE) as u64,
             layout::SPECIAL_GFN.0 << PAGE_SHIFT,
         )?);
-        let heap = MmapRegion::from_file(
-            FileOffset::new(heap_file.try_clone().map_err(SetupError::memory)?, 0),
-            heap_bytes,
-        )
-        .map_err(|e| SetupError::memory(std::io::Error::other(e)))?;
         let memory = GuestMemoryMmap::from_regions(regions)
             .map_err(|e| SetupError::memory(std::io::Error::other(e)))?;
         let mut slot = 0;
@@ -150,7 +121,6 @@ impl GuestRam {
             memory,
             vm,
             ram_file,
-            heap_file,
             heap,
             ram_bytes,
             physmap,
@@ -213,10 +183,10 @@ impl GuestRam {
         }
         let slot = self.map_page(&mut map, page, gfn)?;
         map.placed.insert(gfn.0, Placed { page, slot });
-        if let Some(old) = map.place_of.insert(page.0, gfn.0)
+        if let Some(old) = map.place_of.insert(page.index(), gfn.0)
             && let Err(errno) = self.unplace(&mut map, old)
         {
-            map.place_of.insert(page.0, old);
+            map.place_of.insert(page.index(), old);
             // It was put there a moment ago; what cannot be undone stays known as placed.
             let _ = self.unplace(&mut map, gfn.0);
             return Err(errno);
@@ -227,12 +197,12 @@ impl GuestRam {
     /// Maps a heap page over a frame of RAM, or gives KVM a slot for it elsewhere: returns that.
     fn map_page(&self, map: &mut Physmap, page: HeapPage, gfn: Gfn) -> Result<Option<u32>, Errno> {
         if let Some((ptr, _)) = self.ram_page(gfn) {
-            map_over(ptr, &self.heap_file, page.offset())?;
+            map_over(ptr, self.heap.file(), page.offset())?;
             return Ok(None);
         }
         let addr = gfn.addr().ok_or(Errno::EINVAL)?;
         let slot = map.take_slot();
-        let host = self.heap_ptr(page).as_ptr();
+        let host = self.heap.ptr(page).as_ptr();
         if set_slot(&self.vm, (slot, 0), addr, PAGE_SIZE as u64, host).is_err() {
             map.free_slots.push(slot);
             return Err(Errno::EINVAL);
@@ -286,7 +256,7 @@ impl GuestRam {
                     (slot, 0),
                     addr,
                     0,
-                    self.heap_ptr(placed.page).as_ptr(),
+                    self.heap.ptr(placed.page).as_ptr(),
                 )
                 .map_err(|_| Errno::ENOMEM)?;
                 map.free_slots.push(slot);
@@ -295,8 +265,8 @@ impl GuestRam {
             (None, None) => {}
         }
         // Where the page has moved on already, that place stays.
-        if map.place_of.get(&placed.page.0) == Some(&gfn) {
-            map.place_of.remove(&placed.page.0);
+        if map.place_of.get(&placed.page.index()) == Some(&gfn) {
+            map.place_of.remove(&placed.page.index());
         }
         map.placed.remove(&gfn);
         Ok(())
@@ -307,7 +277,7 @@ impl GuestRam {
         if gfn
             .0
             .checked_sub(layout::SPECIAL_GFN.0)
-            .is_some_and(|n| n < SPECIAL_PAGES as u64)
+            .is_some_and(|n| n < layout::SPECIAL_PAGES as u64)
         {
             return None;
         }
@@ -317,41 +287,6 @@ impl GuestRam {
         let offset = region.file_offset()?.start() + into;
         let ptr = NonNull::new(self.memory.get_host_address(addr).ok()?)?;
         Some((ptr, offset))
-    }
-
-    fn heap_ptr(&self, page: HeapPage) -> NonNull<u8> {
-        // SAFETY: heap pages are made by this module's constants and `grant_frame`, whose callers stay below the table's limit,
-        // so the offset lies in the mapping; a mapping is never at address 0.
-        unsafe { NonNull::new_unchecked(self.heap.as_ptr().add(page.0 * PAGE_SIZE)) }
-    }
-
-    /// The shared info page.
-    pub(crate) fn shared_info(self: &Arc<Self>) -> HeapSlice {
-        HeapSlice {
-            ram: self.clone(),
-            first: HeapPage::SHARED_INFO,
-            pages: 1,
-        }
-    }
-
-    /// The page of the special region at a frame of it ([`layout::STORE_GFN`], [`layout::CONSOLE_GFN`]).
-    pub(crate) fn special(self: &Arc<Self>, gfn: Gfn) -> Option<HeapSlice> {
-        let index = usize::try_from(gfn.0.checked_sub(layout::SPECIAL_GFN.0)?).ok()?;
-        (index < SPECIAL_PAGES).then(|| HeapSlice {
-            ram: self.clone(),
-            first: HeapPage(index),
-            pages: 1,
-        })
-    }
-
-    /// All frames that the grant table can have, one after the other.
-    pub(crate) fn grant_frames(self: &Arc<Self>) -> HeapSlice {
-        let pages = self.heap.size() / PAGE_SIZE - GRANT_FRAMES;
-        HeapSlice {
-            ram: self.clone(),
-            first: HeapPage(GRANT_FRAMES),
-            pages,
-        }
     }
 
     /// A frame of guest memory to be kept: a vCPU's info.
@@ -372,24 +307,6 @@ unsafe impl GuestFrames for GuestRam {
                 .get_host_address(GuestAddress(gfn.addr()?))
                 .ok()?,
         )
-    }
-}
-
-/// Pages of the heap, kept mapped.
-#[derive(Debug, Clone)]
-pub(crate) struct HeapSlice {
-    ram: Arc<GuestRam>,
-    first: HeapPage,
-    pages: usize,
-}
-
-// SAFETY: the heap's mapping lives with the Arc and is page-aligned.
-unsafe impl SharedMemory for HeapSlice {
-    fn as_ptr(&self) -> NonNull<u8> {
-        self.ram.heap_ptr(self.first)
-    }
-    fn len(&self) -> usize {
-        self.pages * PAGE_SIZE
     }
 }
 

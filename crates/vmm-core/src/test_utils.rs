@@ -21,14 +21,16 @@ use cantle_abi::hvm::{
     HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN, HVM_PARAM_STORE_EVTCHN, HVM_PARAM_STORE_PFN,
 };
 use cantle_abi::{DomId, VcpuId};
-use cantle_evtchn::{Channel, EventChannels, GuestConfig, Hub};
-use cantle_grant::{GrantTable, TableConfig, Tables};
+use cantle_evtchn::{Channel, EventChannels, GuestConfig as PortConfig, Hub};
+use cantle_grant::Tables;
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::boot::layout;
+use crate::config::GrantConfig;
 use crate::console::ConsoleOutput;
 use crate::domain::{Domain, Parts};
+use crate::grants;
 use crate::hypercall::{Call, Caller, Paging, dispatch};
 use crate::kvm::upcall::MsiUpcall;
 use crate::kvm::vm;
@@ -63,6 +65,21 @@ const RW: u64 = 3;
 /// A large page.
 const LARGE: u64 = 1 << 7;
 
+fn null() -> OwnedFd {
+    let null = std::fs::OpenOptions::new().write(true).open("/dev/null");
+    null.expect("/dev/null opens").into()
+}
+
+/// A table of [`GRANT_FRAMES`], and the highest version that its guest may choose.
+#[must_use]
+pub fn small_grants(max_grant_version: u32) -> GrantConfig {
+    GrantConfig {
+        max_grant_version,
+        max_grant_frames: GRANT_FRAMES,
+        ..GrantConfig::default()
+    }
+}
+
 /// A domain whose vCPUs do not run, and its memory.
 ///
 /// Addresses are mapped to themselves by page tables in guest memory: RAM by small pages, the special pages by a large one.
@@ -81,11 +98,7 @@ impl Harness {
     /// Where KVM is there and cannot be used.
     #[must_use]
     pub fn new() -> Option<Self> {
-        let null = std::fs::OpenOptions::new()
-            .write(true)
-            .open("/dev/null")
-            .expect("/dev/null opens");
-        Self::with_console(null.into())
+        Self::with_console(null())
     }
 
     /// A domain whose console goes to `output`.
@@ -95,7 +108,17 @@ impl Harness {
     /// As [`new`](Self::new).
     #[must_use]
     pub fn with_console(output: OwnedFd) -> Option<Self> {
-        Self::make(GUEST, &Arc::new(Tables::new()), output)
+        Self::make(GUEST, &Arc::new(Tables::new()), output, &small_grants(1))
+    }
+
+    /// A domain with a grant table of a certain kind.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new); and where `grants` is out of its limits.
+    #[must_use]
+    pub fn with_grants(grants: &GrantConfig) -> Option<Self> {
+        Self::make(GUEST, &Arc::new(Tables::new()), null(), grants)
     }
 
     /// Two domains, [`GUEST`] and [`OTHER`], that know each other's grants.
@@ -105,13 +128,27 @@ impl Harness {
     /// As [`new`](Self::new).
     #[must_use]
     pub fn pair() -> Option<(Self, Self)> {
-        let null = || OwnedFd::from(std::fs::File::open("/dev/null").expect("/dev/null opens"));
-        let tables = Arc::new(Tables::new());
-        let one = Self::make(GUEST, &tables, null())?;
-        Some((one, Self::make(OTHER, &tables, null())?))
+        Self::pair_with(&small_grants(1))
     }
 
-    fn make(domid: DomId, tables: &Arc<Tables>, output: OwnedFd) -> Option<Self> {
+    /// As [`pair`](Self::pair), with grant tables of a certain kind.
+    ///
+    /// # Panics
+    ///
+    /// As [`with_grants`](Self::with_grants).
+    #[must_use]
+    pub fn pair_with(grants: &GrantConfig) -> Option<(Self, Self)> {
+        let tables = Arc::new(Tables::new());
+        let one = Self::make(GUEST, &tables, null(), grants)?;
+        Some((one, Self::make(OTHER, &tables, null(), grants)?))
+    }
+
+    fn make(
+        domid: DomId,
+        tables: &Arc<Tables>,
+        output: OwnedFd,
+        config: &GrantConfig,
+    ) -> Option<Self> {
         if !Path::new("/dev/kvm").exists() {
             assert!(
                 std::env::var_os("CI").is_none(),
@@ -121,27 +158,18 @@ impl Harness {
             return None;
         }
         let vm = Arc::new(vm::create(&vm::open().expect("KVM opens")).expect("a VM is made"));
-        let frames = usize::try_from(GRANT_FRAMES).expect("a few frames");
-        let ram = Arc::new(GuestRam::new(vm.clone(), MEMORY, frames).expect("memory is made"));
+        let ram = grants::memory(vm.clone(), MEMORY, config).expect("memory is made");
         let hub = Hub::new();
         let dom0 = hub.add_system(DomId::DOM0).expect("domain 0 is made");
         let upcall = Arc::new(MsiUpcall::new(vm.clone(), VCPUS).expect("timers are made"));
-        let config = GuestConfig {
+        let ports = PortConfig {
             vcpus: VCPUS,
             max_ports: 1 << 17,
         };
         let ports = hub
-            .add_guest(domid, config, Arc::new(ram.shared_info()), upcall.clone())
+            .add_guest(domid, ports, Arc::new(ram.shared_info()), upcall.clone())
             .expect("event channels are made");
-        let config = TableConfig {
-            initial_frames: 1,
-            max_frames: GRANT_FRAMES,
-            max_maptrack_frames: 1,
-            ..TableConfig::default()
-        };
-        let grants = GrantTable::new(domid, config, Arc::new(ram.grant_frames()), ram.clone())
-            .expect("a grant table is made");
-        grants.set_space(ram.clone());
+        let grants = grants::create(domid, config, &ram).expect("a grant table is made");
         tables.insert(grants.clone()).expect("the first table");
         let domain = Arc::new(Domain::new(Parts {
             domid,

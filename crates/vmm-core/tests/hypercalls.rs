@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cantle_abi::PAGE_SIZE;
 use cantle_abi::xen::{__HYPERVISOR_memory_op, __HYPERVISOR_xen_version};
-use cantle_vmm_core::test_utils::{ARGS, ARGS_LEN, Harness, MEMORY};
+use cantle_vmm_core::test_utils::{ARGS, ARGS_LEN, Harness, MEMORY, small_grants};
 
 /// A small generator (xorshift): the same calls for the same seed.
 struct Random(u64);
@@ -61,7 +61,7 @@ fn storm(seed: u64, time: Duration) -> Option<u64> {
     let (mut succeeded, mut domains) = (0, 0);
     let before = own_memory();
     while began.elapsed() < time {
-        let harness = Harness::new()?;
+        let harness = Harness::with_grants(&small_grants(2))?;
         let stop = AtomicBool::new(false);
         let seeds: [u64; 5] = std::array::from_fn(|_| random.next() | 1);
         std::thread::scope(|scope| {

@@ -4,7 +4,9 @@ mod support;
 
 use std::path::PathBuf;
 
-use cantle_vmm_core::{DiskConfig, GuestConfig, Machine, NetConfig, SetupError, TransportChoice};
+use cantle_vmm_core::{
+    DiskConfig, GrantConfig, GuestConfig, Machine, NetConfig, SetupError, TransportChoice,
+};
 use support::{console, guest, have_kvm};
 
 fn refusal(config: GuestConfig) -> SetupError {
@@ -44,6 +46,36 @@ fn kvm_wrong_sizes_are_refused() {
         },
     ] {
         assert!(matches!(refusal(config), SetupError::Config(_)));
+    }
+}
+
+#[test]
+fn kvm_grant_tables_that_there_cannot_be_are_refused() {
+    if !have_kvm() {
+        return;
+    }
+    for (max_grant_version, max_grant_frames, max_maptrack_frames, said) in [
+        (0, 64, 1, "max_grant_version: 0 is not one of 1 to 2"),
+        (3, 64, 1, "max_grant_version: 3 is not one of 1 to 2"),
+        (1, 0, 1, "max_grant_frames: 0 is not one of 1 to 4096"),
+        (2, 4097, 1, "max_grant_frames: 4097 is not one of 1 to 4096"),
+        (
+            1,
+            64,
+            4097,
+            "max_maptrack_frames: 4097 is not one of 0 to 4096",
+        ),
+    ] {
+        let grants = GrantConfig {
+            max_grant_version,
+            max_grant_frames,
+            max_maptrack_frames,
+        };
+        let config = GuestConfig {
+            grants,
+            ..guest("")
+        };
+        assert_eq!(refusal(config).to_string(), said);
     }
 }
 

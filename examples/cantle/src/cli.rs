@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use cantle_vmm_core::{DiskConfig, GuestConfig, NetConfig, TransportChoice};
+use cantle_vmm_core::{DiskConfig, GrantConfig, GuestConfig, NetConfig, TransportChoice};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Action, Guest, spec};
@@ -50,7 +50,10 @@ pub(crate) struct RunArgs {
     /// The guest in xl.cfg's syntax, instead of the options that describe one.
     #[arg(
         value_name = "GUEST.CFG",
-        conflicts_with_all = ["initrd", "cmdline", "memory", "vcpus", "disk", "net", "name"]
+        conflicts_with_all = [
+            "initrd", "cmdline", "memory", "vcpus", "disk", "net", "name", "max_grant_version",
+            "max_grant_frames", "max_maptrack_frames"
+        ]
     )]
     file: Option<PathBuf>,
 
@@ -81,6 +84,33 @@ pub(crate) struct RunArgs {
     /// A network interface on a tap device; may be given several times.
     #[arg(long, value_name = "tap=NAME[,mac=ADDRESS]", value_parser = spec::net_option)]
     net: Vec<NetConfig>,
+
+    /// The highest version of grant tables that the guest may choose, 1 or 2.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = GrantConfig::default().max_grant_version,
+        value_parser = spec::option_within(GrantConfig::VERSIONS)
+    )]
+    max_grant_version: u32,
+
+    /// Frames that its grant table may have, 1 to 4096: each lends up to 512 pages, 256 with version 2.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = GrantConfig::default().max_grant_frames,
+        value_parser = spec::option_within(GrantConfig::FRAMES)
+    )]
+    max_grant_frames: u32,
+
+    /// Others' pages that the guest may map itself, in units of 512, 0 to 4096.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = GrantConfig::default().max_maptrack_frames,
+        value_parser = spec::option_within(GrantConfig::MAPTRACK_FRAMES)
+    )]
+    max_maptrack_frames: u32,
 
     /// The guest's name.
     #[arg(long, default_value = "guest", value_parser = spec::name)]
@@ -149,6 +179,11 @@ impl RunArgs {
                 vcpus: self.vcpus,
                 disks: self.disk.clone(),
                 nets: self.net.clone(),
+                grants: GrantConfig {
+                    max_grant_version: self.max_grant_version,
+                    max_grant_frames: self.max_grant_frames,
+                    max_maptrack_frames: self.max_maptrack_frames,
+                },
                 transport: TransportChoice::Auto,
             },
             on_poweroff: Action::Destroy,
@@ -199,6 +234,12 @@ mod tests {
             "tap=t0,mac=00:16:3e:01:02:03",
             "--transport",
             "page",
+            "--max-grant-version",
+            "2",
+            "--max-grant-frames",
+            "4096",
+            "--max-maptrack-frames",
+            "0",
         ])
         .unwrap()
         .config;
@@ -211,6 +252,12 @@ mod tests {
             (Path::new("k"), Some(Path::new("i")))
         );
         assert_eq!(guest.transport, TransportChoice::Page);
+        let grants = GrantConfig {
+            max_grant_version: 2,
+            max_grant_frames: 4096,
+            max_maptrack_frames: 0,
+        };
+        assert_eq!(guest.grants, grants);
         let disks: Vec<_> = guest
             .disks
             .iter()
@@ -227,9 +274,35 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_grants_are_as_the_library_has_them() {
+        let grants = guest(&["--kernel", "k"]).unwrap().config.grants;
+        assert_eq!(grants, GrantConfig::default());
+        for (option, wrong) in [
+            ("--max-grant-version", ["0", "3"]),
+            ("--max-grant-frames", ["0", "4097"]),
+            ("--max-maptrack-frames", ["4097", "4294967296"]),
+        ] {
+            for value in wrong {
+                let error = guest(&["--kernel", "k", option, value]).unwrap_err();
+                let said = format!("'{value}' for '{option} <N>': {value} is not one of");
+                assert!(error.contains(&said), "{error}");
+            }
+            assert!(guest(&["--kernel", "k", option, "many"]).is_err());
+        }
+    }
+
+    #[test]
     fn a_file_and_options_that_describe_a_guest_exclude_each_other() {
         assert!(guest(&["guest.cfg", "--kernel", "k"]).is_err());
-        assert!(guest(&["guest.cfg", "--memory", "1G"]).is_err());
+        for option in [
+            ["--memory", "1G"],
+            ["--max-grant-version", "2"],
+            ["--max-grant-frames", "64"],
+            ["--max-maptrack-frames", "1"],
+        ] {
+            let error = guest(&["guest.cfg", option[0], option[1]]).unwrap_err();
+            assert!(error.contains("cannot be used with"), "{error}");
+        }
         assert!(guest(&[]).is_err());
     }
 }

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use cantle_vmm_core::{DiskConfig, GuestConfig, NetConfig, TransportChoice};
+use cantle_vmm_core::{DiskConfig, GrantConfig, GuestConfig, NetConfig, TransportChoice};
 
 use syntax::{Atom, Setting, SyntaxError, Value};
 
@@ -100,8 +100,31 @@ fn guest(keys: &mut Keys) -> Result<Guest, SyntaxError> {
             vcpus,
             disks: keys.list::<DiskConfig>("disk", spec::xl_disk)?,
             nets: keys.list::<NetConfig>("vif", spec::xl_vif)?,
+            grants: grants(keys)?,
             transport: TransportChoice::Auto,
         },
+    })
+}
+
+/// The grant table's limits.
+fn grants(keys: &mut Keys) -> Result<GrantConfig, SyntaxError> {
+    let mut limit = |key, limits, default| {
+        let given = keys.number(key, |n| spec::within(n, &limits))?;
+        Ok(given.unwrap_or(default))
+    };
+    let GrantConfig {
+        max_grant_version: version,
+        max_grant_frames: frames,
+        max_maptrack_frames: maptrack,
+    } = GrantConfig::default();
+    Ok(GrantConfig {
+        max_grant_version: limit("max_grant_version", GrantConfig::VERSIONS, version)?,
+        max_grant_frames: limit("max_grant_frames", GrantConfig::FRAMES, frames)?,
+        max_maptrack_frames: limit(
+            "max_maptrack_frames",
+            GrantConfig::MAPTRACK_FRAMES,
+            maptrack,
+        )?,
     })
 }
 

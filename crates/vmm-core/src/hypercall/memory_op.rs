@@ -3,22 +3,23 @@
 use std::time::Instant;
 
 use cantle_abi::memory::{
-    E820Entry, MEMOP_CMD_MASK, XENMAPIDX_grant_table_status, XENMAPSPACE_grant_table,
-    XENMAPSPACE_shared_info, XENMEM_add_to_physmap, XENMEM_add_to_physmap_batch,
-    XENMEM_current_reservation, XENMEM_decrease_reservation, XENMEM_maximum_gpfn,
-    XENMEM_maximum_ram_page, XENMEM_maximum_reservation, XENMEM_memory_map,
-    XENMEM_populate_physmap, XENMEM_remove_from_physmap, XenAddToPhysmap, XenAddToPhysmapBatch,
-    XenMemoryMap, XenMemoryReservation, XenRemoveFromPhysmap,
+    E820Entry, MEMOP_CMD_MASK, XENMAPSPACE_grant_table, XENMAPSPACE_shared_info,
+    XENMEM_add_to_physmap, XENMEM_add_to_physmap_batch, XENMEM_current_reservation,
+    XENMEM_decrease_reservation, XENMEM_maximum_gpfn, XENMEM_maximum_ram_page,
+    XENMEM_maximum_reservation, XENMEM_memory_map, XENMEM_populate_physmap,
+    XENMEM_remove_from_physmap, XenAddToPhysmap, XenAddToPhysmapBatch, XenMemoryMap,
+    XenMemoryReservation, XenRemoveFromPhysmap,
 };
 use cantle_abi::{DomId, Errno, Gfn, PAGE_SHIFT};
 
 use super::{Call, Caller, LONGEST_CALL, Served};
 use crate::boot::layout;
+use crate::grants;
 use crate::memory::HeapPage;
 
 /// The largest extent, as log2 of pages, that a guest may give or take at once: 2 MiB, as Xen lets guests.
 const MAX_ORDER: u32 = 9;
-/// The most places in one batch: several times the pages that there are to place, each of which takes KVM a while.
+/// The most places in one batch, since each takes KVM a while: several times the pages of a table of the usual size.
 const MOST_PLACES: u16 = 512;
 
 pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
@@ -91,14 +92,7 @@ fn add(caller: &Caller<'_>, space: u16, idx: u64, gpfn: Gfn) -> Result<(), Errno
     let domain = caller.domain();
     let page = match space {
         XENMAPSPACE_shared_info if idx == 0 => HeapPage::SHARED_INFO,
-        XENMAPSPACE_grant_table if idx & XENMAPIDX_grant_table_status == 0 => {
-            let frame = u32::try_from(idx).map_err(|_| Errno::EINVAL)?;
-            let frames = frame.checked_add(1).ok_or(Errno::EINVAL)?;
-            if frames > domain.grants.nr_frames() {
-                domain.grants.grow(frames).map_err(|_| Errno::EINVAL)?;
-            }
-            HeapPage::grant_frame(usize::try_from(frame).map_err(|_| Errno::EINVAL)?)
-        }
+        XENMAPSPACE_grant_table => grants::page(&domain.grants, &domain.ram, idx)?,
         _ => return Err(Errno::EINVAL),
     };
     domain.ram.place(page, gpfn)?;

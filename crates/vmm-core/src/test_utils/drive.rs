@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use cantle_abi::memory::XENMAPIDX_grant_table_status;
 use cantle_abi::{Gfn, xen};
 
 use super::{ARGS, ARGS_LEN, Harness, MEMORY};
@@ -56,7 +57,7 @@ impl Input<'_> {
 
     /// A number as they stand in arguments and in structures.
     fn word(&mut self) -> u64 {
-        match self.byte() % 12 {
+        match self.byte() % 13 {
             0 | 1 => u64::from(self.byte() % 8),
             2 => u64::from(self.byte()),
             3 | 4 => self.pointer(),
@@ -66,6 +67,7 @@ impl Input<'_> {
             // DOMID_SELF, and a small number above it.
             8 | 9 => 0x7ff0 | u64::from(self.byte() % 4) << 16 | u64::from(self.byte() % 8) << 32,
             10 => u64::MAX - u64::from(self.byte()),
+            11 => XENMAPIDX_grant_table_status | u64::from(self.byte() % 8),
             _ => self.any(),
         }
     }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use cantle_vmm_core::{Console, End, GuestConfig, Machine, Outcome, TransportChoice};
+use cantle_vmm_core::{Console, End, GrantConfig, GuestConfig, Machine, Outcome, TransportChoice};
 
 /// Whether a KVM is here; where not, the test says so and passes (in CI, it fails).
 pub(crate) fn have_kvm() -> bool {
@@ -71,6 +71,7 @@ pub(crate) fn guest(cmdline: &str) -> GuestConfig {
         vcpus: 1,
         disks: vec![],
         nets: vec![],
+        grants: GrantConfig::default(),
         transport: TransportChoice::Page,
     }
 }

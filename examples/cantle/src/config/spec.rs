@@ -2,6 +2,7 @@
 //!
 //! Each takes a text and says in words what is wrong with it; both the command line and the file use them.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use cantle_vmm_core::{DiskConfig, NetConfig};
@@ -49,6 +50,27 @@ pub(crate) fn memory(text: &str) -> Result<u64, String> {
     number
         .checked_mul(1 << shift)
         .ok_or_else(|| format!("{text:?} is too much"))
+}
+
+/// A number within limits.
+pub(crate) fn within(number: u64, limits: &RangeInclusive<u32>) -> Result<u32, String> {
+    let small = u32::try_from(number).ok();
+    small.filter(|n| limits.contains(n)).ok_or_else(|| {
+        let (least, most) = (limits.start(), limits.end());
+        format!("{number} is not one of {least} to {most}")
+    })
+}
+
+/// A number within limits, as an option's text.
+pub(crate) fn option_within(
+    limits: RangeInclusive<u32>,
+) -> impl Fn(&str) -> Result<u32, String> + Clone {
+    move |text| {
+        let number = text
+            .parse()
+            .map_err(|_| "a number is expected".to_owned())?;
+        within(number, &limits)
+    }
 }
 
 /// What is done at a guest's end.

@@ -95,3 +95,34 @@ fn numbers_may_be_in_quotes_and_limits_may_be_said_twice() {
         parse("name='a'\nkernel='k'\nmemory='128'\nmaxmem=128\nvcpus=3\nmaxvcpus=3").unwrap();
     assert_eq!((guest.config.memory, guest.config.vcpus), (128 << 20, 3));
 }
+
+#[test]
+fn limits_of_grants_are_read_and_kept() {
+    let parse = |line: &str| parse(&format!("name='a'\nkernel='k'\n{line}"));
+    assert_eq!(parse("").unwrap().config.grants, GrantConfig::default());
+    let guest =
+        parse("max_grant_version=2\nmax_grant_frames=4096\nmax_maptrack_frames='0'").unwrap();
+    let grants = GrantConfig {
+        max_grant_version: 2,
+        max_grant_frames: 4096,
+        max_maptrack_frames: 0,
+    };
+    assert_eq!(guest.config.grants, grants);
+    for (line, message) in [
+        ("max_grant_version=0", "0 is not one of 1 to 2"),
+        ("max_grant_version=3", "3 is not one of 1 to 2"),
+        ("max_grant_version='v2'", "a number is expected"),
+        ("max_grant_frames=0", "0 is not one of 1 to 4096"),
+        ("max_grant_frames=4097", "4097 is not one of 1 to 4096"),
+        ("max_maptrack_frames=4097", "4097 is not one of 0 to 4096"),
+        (
+            "max_maptrack_frames=4294967296",
+            "4294967296 is not one of 0 to 4096",
+        ),
+    ] {
+        let error = parse(line).unwrap_err();
+        let (key, _) = line.split_once('=').unwrap();
+        let said = (error.line, error.message);
+        assert_eq!(said, (3, format!("{key}: {message}")));
+    }
+}

@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 
 use cantle_abi::xen::__HYPERVISOR_xen_version;
-use cantle_vmm_core::test_utils::Harness;
+use cantle_vmm_core::test_utils::{Harness, small_grants};
 
 thread_local! {
     /// One domain serves many inputs, until one of them ends it.
@@ -20,7 +20,7 @@ thread_local! {
 pub fn run(data: &[u8]) {
     HARNESS.with_borrow_mut(|kept| {
         if kept.as_ref().is_none_or(Harness::has_ended) {
-            *kept = Harness::new();
+            *kept = Harness::with_grants(&small_grants(2));
         }
         let Some(harness) = kept else { return };
         harness.drive(data);

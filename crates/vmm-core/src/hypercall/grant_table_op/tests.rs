@@ -1,3 +1,6 @@
+mod ended;
+mod version2;
+
 use std::sync::Arc;
 
 use cantle_abi::GrantRef;
@@ -210,49 +213,6 @@ fn kvm_one_guest_maps_anothers_page_and_gives_it_back() {
         1,
     );
     assert_eq!(op.status, GNTST_bad_handle);
-}
-
-#[test]
-fn kvm_what_is_mapped_of_an_ended_guest_is_named_and_stays() {
-    let Some((granter, mapper)) = Harness::pair() else {
-        return;
-    };
-    let granted = granter
-        .domain()
-        .grants
-        .seed(GrantRef(9), OTHER, cantle_abi::Gfn(0x800));
-    assert_eq!(granted, Ok(()));
-    let readonly = GNTMAP_host_map | GNTMAP_readonly;
-    let op = map(9, GUEST, HOLE, readonly);
-    let (_, done) = call(&mapper, GNTTABOP_map_grant_ref, &op, 1);
-    assert_eq!(done.status, GNTST_okay);
-    let ram = Arc::downgrade(&granter.domain().ram);
-    let left = granter.domain().end_grants();
-    assert_eq!(left.len(), 1);
-    assert_eq!((left[0].granter, left[0].grantee), (GUEST, OTHER));
-    assert_eq!((left[0].gref, left[0].uses), (GrantRef(9), 1));
-    assert_eq!(granter.domain().end_grants(), [], "once");
-    drop(granter);
-    assert!(ram.upgrade().is_some(), "a zombie's memory");
-    let op = unmap(done.handle, HOLE);
-    let (_, op) = call(&mapper, GNTTABOP_unmap_grant_ref, &op, 1);
-    assert_eq!(op.status, GNTST_okay);
-    assert!(ram.upgrade().is_none(), "its last page is given back");
-}
-
-#[test]
-fn kvm_a_guest_that_ends_gives_back_what_it_has_mapped() {
-    let Some((granter, mapper)) = Harness::pair() else {
-        return;
-    };
-    let grants = &granter.domain().grants;
-    let granted = grants.seed(GrantRef(9), OTHER, cantle_abi::Gfn(0x800));
-    assert_eq!(granted, Ok(()));
-    let op = map(9, GUEST, HOLE, GNTMAP_host_map);
-    let (_, done) = call(&mapper, GNTTABOP_map_grant_ref, &op, 1);
-    assert_eq!((done.status, grants.mapped().len()), (GNTST_okay, 1));
-    assert_eq!(mapper.domain().end_grants(), []);
-    assert_eq!(grants.mapped(), []);
 }
 
 #[test]

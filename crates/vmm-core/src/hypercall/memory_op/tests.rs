@@ -1,9 +1,11 @@
+use cantle_abi::memory::XENMAPIDX_grant_table_status;
 use cantle_abi::xen::__HYPERVISOR_memory_op;
 use cantle_abi::{PAGE_SIZE, VcpuId};
 use cantle_evtchn::Upcall as _;
 
 use super::*;
-use crate::test_utils::{ARGS, GRANT_FRAMES, GUEST, Harness, MEMORY};
+use crate::config::GrantConfig;
+use crate::test_utils::{ARGS, GRANT_FRAMES, GUEST, Harness, MEMORY, small_grants};
 
 /// A frame of RAM that holds nothing else.
 const FRAME: Gfn = Gfn(0x800);
@@ -134,6 +136,40 @@ fn kvm_grant_frames_grow_the_table_up_to_its_limit() {
     ] {
         assert_eq!(add(idx, BEYOND), Errno::EINVAL.to_ret());
     }
+}
+
+#[test]
+fn kvm_status_frames_are_there_with_version_two_alone() {
+    let config = GrantConfig {
+        max_grant_frames: 20,
+        ..small_grants(2)
+    };
+    let Some(h) = Harness::with_grants(&config) else {
+        return;
+    };
+    let add = |idx, gfn| add_to(&h, DomId::SELF, XENMAPSPACE_grant_table, idx, Gfn(gfn));
+    let status = |idx: u64| XENMAPIDX_grant_table_status | idx;
+    let grants = &h.domain().grants;
+    assert_eq!(add(status(0), 0x800), Errno::EINVAL.to_ret());
+    assert_eq!(grants.set_version(2), Ok(()));
+    assert_eq!((add(status(0), 0x800), grants.nr_frames()), (0, 1));
+    // Each is for eight frames of entries, which come with it, as far as there may be any.
+    assert_eq!((add(status(1), 0x801), grants.nr_frames()), (0, 16));
+    assert_eq!((add(status(2), 0x802), grants.nr_frames()), (0, 20));
+    for idx in [
+        status(3),
+        status(0x2000_0000),
+        status(0x7fff_ffff),
+        status(1 << 32),
+        20,
+    ] {
+        assert_eq!(add(idx, 0x803), Errno::EINVAL.to_ret(), "{idx:#x}");
+    }
+    // Beyond RAM too; and what went on to another place leaves RAM behind.
+    assert_eq!(add(status(2), BEYOND.0), 0);
+    h.put(0x80_2000, &7_u64);
+    assert_eq!(grants.set_version(1), Ok(()));
+    assert_eq!(add(status(0), 0x804), Errno::EINVAL.to_ret());
 }
 
 #[test]
