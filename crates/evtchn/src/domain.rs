@@ -23,6 +23,7 @@ use crate::slots::{Binding, Slot, Slots};
 mod bind;
 mod close;
 mod fifo_ops;
+mod kernel;
 mod pirqs;
 mod send;
 mod snapshot;

@@ -44,7 +44,7 @@ struct Eventfd(OwnedFd);
 impl Bell for Eventfd {
     #[inline]
     fn ring(&self) {
-        // Cannot fail: the flag keeps the counter at 0 or 1.
+        // Fails at 2^64 - 1 only, and is readable then.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
     fn still(&self) -> bool {
@@ -65,8 +65,12 @@ pub(crate) fn signal(flag: &impl Flag, bell: &impl Bell) {
 /// The bell is stilled *before* the flag falls. Each rise of the flag is followed by one ring, each ring taken once, and only
 /// who took it lets the flag fall; so a set flag means that the bell rings, or is about to, or that a taker has not returned
 /// yet, who then sees what was signalled. In the other order a ring could be taken for the flag's next rise.
-pub(crate) fn take(flag: &impl Flag, bell: &impl Bell) -> bool {
-    if !flag.get() || !bell.still() {
+///
+/// `direct`: others ring, too, who know of no flag. Theirs is a ring more than the flag tells of: taken for a signaller's own that is about
+/// to come, it makes that one's come to a taker who has seen its signal already, which is no harm. Only must the flag not be
+/// believed when it is down.
+pub(crate) fn take(flag: &impl Flag, bell: &impl Bell, direct: bool) -> bool {
+    if !(direct || flag.get()) || !bell.still() {
         return false;
     }
     flag.replace(false);
@@ -76,6 +80,7 @@ pub(crate) fn take(flag: &impl Flag, bell: &impl Bell) -> bool {
 /// One port of a system domain.
 pub(crate) struct Endpoint {
     signalled: AtomicBool,
+    direct: AtomicBool,
     eventfd: Eventfd,
     pub(crate) owner: DomId,
     pub(crate) domain: Weak<Domain>,
@@ -88,6 +93,7 @@ impl Endpoint {
             .map_err(|error| EvtchnError::Eventfd(error.raw_os_error()))?;
         Ok(Self {
             signalled: AtomicBool::new(false),
+            direct: AtomicBool::new(false),
             eventfd: Eventfd(eventfd),
             owner: domain.id,
             domain: Arc::downgrade(domain),
@@ -101,7 +107,14 @@ impl Endpoint {
     }
 
     pub(crate) fn take(&self) -> bool {
-        take(&self.signalled, &self.eventfd)
+        // Acquire: who is woken by a ring of another's sees this set, for it was before the eventfd was given away.
+        let direct = self.direct.load(Ordering::Acquire);
+        take(&self.signalled, &self.eventfd, direct)
+    }
+
+    /// The eventfd is about to be given to who writes it and knows of no flag. For good.
+    pub(crate) fn make_direct(&self) {
+        self.direct.store(true, Ordering::Release);
     }
 
     pub(crate) fn eventfd(&self) -> BorrowedFd<'_> {

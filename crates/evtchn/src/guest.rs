@@ -26,7 +26,7 @@ pub struct GuestConfig {
 /// How often things happened to a guest's event channels, and how many there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Signals it sent to other domains.
+    /// Signals it sent to other domains. What a kernel takes ([`KernelPorts`](crate::KernelPorts)) is not counted, here and below.
     pub sends: u64,
     /// Virtual interrupts it was sent.
     pub virqs: u64,
@@ -279,9 +279,10 @@ impl GuestDomain {
         self.domain.set_limit(max_ports)
     }
 
-    /// Limits how fast the guest sends signals to other domains, or no more. See [`throttled`](Self::throttled).
+    /// Limits how fast the guest sends signals to other domains, or no more. See [`throttled`](Self::throttled). While there is a
+    /// limit no kernel takes its signals ([`KernelPorts`](crate::KernelPorts)).
     pub fn set_rate_limit(&self, limit: Option<RateLimit>) {
-        self.domain.rate.set(limit);
+        self.domain.set_rate(limit);
     }
 
     /// How long the host should keep a vCPU that has just sent out of the guest, so that the guest keeps to its limit. The signals
@@ -344,6 +345,15 @@ impl GuestDomain {
     pub fn upcall_pending(&self, vcpu: VcpuId) -> bool {
         self.guest()
             .is_some_and(|guest| guest.events.vcpus.upcall_pending(vcpu))
+    }
+
+    /// Has a vCPU look at all of its events: for one that may have missed an upcall, or looked elsewhere for it.
+    pub fn mark_upcall(&self, vcpu: VcpuId) {
+        if let Some(guest) = self.guest() {
+            guest.events.vcpus.select(vcpu, u64::MAX);
+            // Where the selector was full already.
+            guest.events.vcpus.mark(vcpu);
+        }
     }
 
     /// Begins to poll (`SCHEDOP_poll`): while the guard lives, each port that becomes pending, masked or not, calls

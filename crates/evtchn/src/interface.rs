@@ -5,8 +5,8 @@
 #![expect(unsafe_code)]
 
 use std::ptr;
-use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicPtr, fence};
 use std::sync::{PoisonError, RwLock};
 
 use cantle_abi::Port;
@@ -108,9 +108,29 @@ impl Interface {
             fifo.set_pending(port, slot, &self.vcpus);
             return;
         }
-        self.two_level.set_pending(port, slot.vcpu(), &self.vcpus);
+        if !self.kernel_delivers(port, slot) {
+            self.two_level.set_pending(port, slot.vcpu(), &self.vcpus);
+        }
         // Switched meanwhile: who switched has either carried the bit over, or left it to be found here.
         self.carry_over(port, slot);
+    }
+
+    /// Has the kernel set a port pending, which takes a system call; but not where it is pending already.
+    fn kernel_delivers(&self, port: Port, slot: &Slot) -> bool {
+        let Some(kernel) = self.vcpus.kernel() else {
+            return false;
+        };
+        // As the read-modify-write that finds the bit set: who clears it afterwards sees what was written before.
+        fence(SeqCst);
+        if self.two_level.is_pending(port) {
+            return true;
+        }
+        let delivered = kernel.deliver(port, slot.vcpu());
+        if delivered {
+            // Those that wait here; the kernel wakes its own.
+            self.vcpus.wake_pollers();
+        }
+        delivered
     }
 
     /// Clears a port's mask and delivers what became pending meanwhile.

@@ -54,6 +54,10 @@ impl Rate {
         self.interval.store(interval, Relaxed);
     }
 
+    pub(crate) fn is_limited(&self) -> bool {
+        self.interval.load(Relaxed) != 0
+    }
+
     /// Counts a signal.
     pub(crate) fn count(&self) {
         let interval = self.interval.load(Relaxed);

@@ -2,6 +2,8 @@
 
 use cantle_abi::VcpuId;
 
+use crate::KernelPorts;
+
 /// Tells a vCPU that it has something pending: the host's way to inject the event interrupt.
 ///
 /// Called with locks of the event channels held, from whichever thread signals: an implementation must not call back
@@ -15,6 +17,11 @@ pub trait Upcall: Send + Sync {
     /// A port has become pending, masked or not, while somebody held a [`PollGuard`](crate::PollGuard): those who poll
     /// (`SCHEDOP_poll`) should look again. By default nobody polls.
     fn wake_pollers(&self) {}
+
+    /// The kernel that delivers the guest's events where it can. It stays the same. By default there is none.
+    fn kernel(&self) -> Option<&dyn KernelPorts> {
+        None
+    }
 }
 
 /// Nobody listens: for domains that only ever look at their pending bits.

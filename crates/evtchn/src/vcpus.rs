@@ -10,13 +10,15 @@ use cantle_abi::{PAGE_SIZE, SharedMemory, VcpuId};
 
 use crate::page::SharedPage;
 use crate::place::MAX_VCPUS;
-use crate::{EvtchnError, Upcall, VcpuInfoError};
+use crate::{EvtchnError, KernelPorts, Upcall, VcpuInfoError};
 
 /// All vCPUs of a guest.
 pub(crate) struct Vcpus {
     shared_info: Arc<SharedPage>,
     vcpus: Box<[Vcpu]>,
     upcall: Arc<dyn Upcall>,
+    /// Whether `upcall` has one: asked once, for each delivery looks.
+    has_kernel: bool,
     pollers: AtomicU32,
     upcalls: AtomicU64,
 }
@@ -60,6 +62,7 @@ impl Vcpus {
         Ok(Self {
             shared_info,
             vcpus: (0..vcpus).map(vcpu).collect(),
+            has_kernel: upcall.kernel().is_some(),
             upcall,
             pollers: AtomicU32::new(0),
             upcalls: AtomicU64::new(0),
@@ -72,6 +75,15 @@ impl Vcpus {
 
     pub(crate) fn count(&self) -> u32 {
         u32::try_from(self.vcpus.len()).unwrap_or(MAX_VCPUS)
+    }
+
+    /// The kernel that delivers by itself.
+    pub(crate) fn kernel(&self) -> Option<&dyn KernelPorts> {
+        if self.has_kernel {
+            self.upcall.kernel()
+        } else {
+            None
+        }
     }
 
     pub(crate) fn upcalls(&self) -> u64 {

@@ -56,6 +56,8 @@ impl Domain {
         };
         slot.rebind(to_far, &self.counters, || ());
         far_slot.rebind(to_near.clone(), &far.counters, || ());
+        self.connect_kernel(port, slot);
+        far.connect_kernel(remote_port, far_slot);
         to_near.deliver();
         Ok(port)
     }
@@ -94,6 +96,7 @@ impl Domain {
             None => Binding::Virq { virq },
         };
         slot.rebind(binding, &self.counters, || entry.store(port.0, SeqCst));
+        self.connect_kernel(port, slot);
         Ok(port)
     }
 
@@ -104,6 +107,7 @@ impl Domain {
         let (port, slot) = self.take_port(&mut control, false)?;
         move_to(slot, vcpu)?;
         slot.rebind(Binding::Ipi, &self.counters, || ());
+        self.connect_kernel(port, slot);
         Ok(port)
     }
 
@@ -123,6 +127,7 @@ impl Domain {
         move_to(slot, vcpu)?;
         if let Some(guest) = self.guest() {
             guest.events.moved(port, slot);
+            self.moved_in_kernel(slot);
         }
         Ok(())
     }

@@ -40,13 +40,16 @@ impl Domain {
             if let Some((far, far_port)) = &peer
                 && let Some(far_slot) = far.slots.get(*far_port)
             {
-                // First, so that nobody sends here any more when the port is freed.
+                // First, so that nobody sends here any more when the port is freed; the kernel before that, so that no signal
+                // of its finds the port gone.
+                far.disconnect_kernel(*far_port);
                 let unbound = Binding::Unbound {
                     remote: self.id,
                     born: self.born,
                 };
                 far_slot.rebind(unbound, &far.counters, || ());
             }
+            self.disconnect_kernel(port);
             self.release_port(&mut pair.near, port, slot);
             return Ok(());
         }
@@ -58,6 +61,8 @@ impl Domain {
     /// Ports made meanwhile stay where the interface is 2-level already. FIFO can be left only when there is none; where the
     /// guest keeps making them this gives up after a few times.
     pub(crate) fn reset(&self) -> Result<(), EvtchnError> {
+        // All at once: to disconnect one by one would take the kernel long.
+        self.withdraw_kernel(&self.control());
         for _ in 0..RESET_PASSES {
             self.close_all();
             let Some(guest) = self.guest() else {
@@ -65,12 +70,14 @@ impl Domain {
             };
             let mut control = self.control();
             if guest.events.fifo().is_none() {
+                self.resume_kernel(&control);
                 return Ok(());
             }
             if control.ports.used() == 0 {
                 // With the lock held no port is made and none is bound: nobody delivers. Nor does anybody expand (XSA-505).
                 guest.events.leave_fifo();
                 control.ports.wake_all();
+                self.resume_kernel(&control);
                 return Ok(());
             }
         }
@@ -80,7 +87,11 @@ impl Domain {
     /// Ends the domain: no new ports, all closed, its number free for another.
     pub(crate) fn end(self: &Arc<Self>) {
         self.registry.forget(self);
-        self.control().alive = false;
+        {
+            let mut control = self.control();
+            control.alive = false;
+            self.withdraw_kernel(&control);
+        }
         self.close_all();
     }
 

@@ -37,6 +37,8 @@ impl Domain {
         // Placed before anybody can deliver to it, so that a refusal leaves the interface as it was.
         let fifo = Fifo::new(guest.events.vcpus.count());
         fifo.init_control(vcpu, page, offset)?;
+        // What it sets pending by the other interface until this returns is carried over below.
+        self.withdraw_kernel(&control);
         guest.events.enter_fifo(fifo);
         for (port, slot) in self.bound(&control) {
             guest.events.carry_over(port, slot);

@@ -83,6 +83,7 @@ impl Domain {
 
         self.limit.store(saved.max_ports, SeqCst);
         if saved.abi == Abi::Fifo {
+            self.withdraw_kernel(&control);
             guest
                 .events
                 .enter_fifo(Fifo::restored(guest.events.vcpus.count(), &saved.tails));
@@ -94,6 +95,7 @@ impl Domain {
         for (port, place, binding) in bindings {
             self.put(guest, &mut control, port, place, binding);
         }
+        self.resume_kernel(&control);
         Ok(())
     }
 

@@ -46,6 +46,14 @@ struct End {
 }
 
 impl End {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            flag: LoomFlag(AtomicBool::new(false)),
+            bell: Counter(AtomicU32::new(0)),
+            work: [AtomicU32::new(0), AtomicU32::new(0)],
+        })
+    }
+
     fn done(&self) -> [u32; 2] {
         [0, 1].map(|n| self.work[n].load(Ordering::Relaxed))
     }
@@ -57,11 +65,7 @@ fn run(take: fn(&LoomFlag, &Counter) -> bool) {
     // All executions with up to three preemptions: seconds instead of minutes, and the flaw below shows with one.
     model.preemption_bound = Some(3);
     model.check(move || {
-        let end = Arc::new(End {
-            flag: LoomFlag(AtomicBool::new(false)),
-            bell: Counter(AtomicU32::new(0)),
-            work: [AtomicU32::new(0), AtomicU32::new(0)],
-        });
+        let end = End::new();
         let seen = StdArc::new(StdMutex::new([0, 0]));
         let signallers = [0, 1].map(|n| {
             let end = end.clone();
@@ -99,7 +103,7 @@ fn run(take: fn(&LoomFlag, &Counter) -> bool) {
 
 #[test]
 fn no_signal_is_lost() {
-    run(take);
+    run(|flag, bell| take(flag, bell, false));
 }
 
 /// The wrong order, to show that the model would notice: the flag falls first.
@@ -111,4 +115,71 @@ fn flag_before_bell_loses_signals() {
         bell.still();
         signalled
     });
+}
+
+/// One who signals twice by the flag, while another has the end made direct and then rings without it; one taker that tries twice.
+fn switch(direct: fn(&AtomicBool) -> bool) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(move || {
+        let end = End::new();
+        let is_direct = Arc::new(AtomicBool::new(false));
+        let seen = StdArc::new(StdMutex::new([0, 0]));
+        let signaller = {
+            let end = end.clone();
+            thread::spawn(move || {
+                for work in 1..=2 {
+                    end.work[0].store(work, Ordering::Relaxed);
+                    signal(&end.flag, &end.bell);
+                }
+            })
+        };
+        let other = {
+            let (end, is_direct) = (end.clone(), is_direct.clone());
+            thread::spawn(move || {
+                is_direct.store(true, Ordering::Release);
+                end.work[1].store(1, Ordering::Relaxed);
+                end.bell.ring();
+            })
+        };
+        for _ in 0..2 {
+            if take(&end.flag, &end.bell, direct(&is_direct)) {
+                *seen.lock().unwrap() = end.done();
+            }
+        }
+        signaller.join().unwrap();
+        other.join().unwrap();
+        if *seen.lock().unwrap() != [2, 1] {
+            assert!(end.bell.readable(), "a signal is lost: nobody would wake");
+            let taken = take(&end.flag, &end.bell, direct(&is_direct));
+            assert!(taken, "it wakes for ever");
+        }
+        assert!(
+            end.bell.readable() || !end.flag.get(),
+            "the flag is set and nothing rings: no signal would wake"
+        );
+        // And each signal after that wakes.
+        take(&end.flag, &end.bell, direct(&is_direct));
+        for by_flag in [true, false, true] {
+            if by_flag {
+                signal(&end.flag, &end.bell);
+            } else {
+                end.bell.ring();
+            }
+            assert!(end.bell.readable());
+            assert!(take(&end.flag, &end.bell, direct(&is_direct)));
+        }
+    });
+}
+
+#[test]
+fn no_signal_is_lost_where_others_ring_too() {
+    switch(|is_direct| is_direct.load(Ordering::Acquire));
+}
+
+/// A taker that goes by the flag alone, to show that the model would notice.
+#[test]
+#[should_panic]
+fn a_flag_that_not_all_know_of_is_not_to_be_believed() {
+    switch(|_| false);
 }
