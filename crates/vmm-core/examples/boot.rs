@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
-use cantle_vmm_core::{Console, GrantConfig, GuestConfig, Machine, TransportChoice};
+use cantle_vmm_core::{
+    Console, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, Machine, TransportChoice,
+};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt()
@@ -21,6 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         cmdline: args.next().unwrap_or_else(|| "console=hvc0".into()),
         memory: 512 << 20,
         vcpus: 2,
+        max_event_channels: MAX_EVENT_CHANNELS,
         disks: vec![],
         nets: vec![],
         grants: GrantConfig::default(),

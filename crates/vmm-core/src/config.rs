@@ -12,6 +12,10 @@ use crate::error::SetupError;
 pub const MAX_VCPUS: u32 = 16;
 /// The least memory a guest can have, in bytes.
 pub const MIN_MEMORY: u64 = 8 << 20;
+/// The most event channels a guest can have: those of the FIFO interface.
+pub const MAX_EVENT_CHANNELS: u32 = cantle_abi::event_channel::EVTCHN_FIFO_NR_CHANNELS - 1;
+/// The least: xenstore's and the console's.
+pub const MIN_EVENT_CHANNELS: u32 = 2;
 
 /// A guest to be: everything that [`Machine::new`](crate::Machine::new) needs to know.
 #[derive(Clone, Debug)]
@@ -28,6 +32,9 @@ pub struct GuestConfig {
     pub memory: u64,
     /// vCPUs, 1 to [`MAX_VCPUS`].
     pub vcpus: u32,
+    /// Event channels, [`MIN_EVENT_CHANNELS`] to [`MAX_EVENT_CHANNELS`]. A limit, that says nothing of the interface: also a guest
+    /// that can have few may use FIFO.
+    pub max_event_channels: u32,
     /// Block devices, in the order of their names.
     pub disks: Vec<DiskConfig>,
     /// Network devices.
@@ -48,6 +55,11 @@ impl GuestConfig {
             format!(
                 "{} bytes of memory: a guest has at least {MIN_MEMORY}, in whole pages of {page}",
                 self.memory
+            )
+        } else if !(MIN_EVENT_CHANNELS..=MAX_EVENT_CHANNELS).contains(&self.max_event_channels) {
+            format!(
+                "{} event channels: a guest has {MIN_EVENT_CHANNELS} to {MAX_EVENT_CHANNELS}",
+                self.max_event_channels
             )
         } else {
             return self.grants.check();

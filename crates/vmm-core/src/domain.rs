@@ -7,13 +7,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use cantle_abi::hvm::HVM_NR_PARAMS;
 use cantle_abi::xen::{SharedInfo, VcpuInfo, XEN_LEGACY_MAX_VCPUS};
-use cantle_abi::{DomId, Gfn, SharedMemory, VcpuId};
+use cantle_abi::{DomId, Errno, Gfn, SharedMemory, VcpuId};
 use cantle_evtchn::GuestDomain;
 use cantle_grant::{GrantTable, InUse, Tables};
 use kvm_ioctls::VmFd;
 
 use crate::console::ConsoleOutput;
 use crate::counters::Counters;
+use crate::kvm::delivery::KernelDelivery;
+use crate::kvm::grace::Grace;
 use crate::kvm::upcall::MsiUpcall;
 use crate::kvm::vcpu::VcpuHandle;
 use crate::kvm::vm::system_time_ns;
@@ -36,7 +38,9 @@ pub(crate) struct Parts {
     pub(crate) grants: Arc<GrantTable>,
     pub(crate) tables: Arc<Tables>,
     pub(crate) upcall: Arc<MsiUpcall>,
-    pub(crate) timers: Timers,
+    pub(crate) timers: Arc<Timers>,
+    pub(crate) handles: Arc<[VcpuHandle]>,
+    pub(crate) grace: Arc<Grace>,
     pub(crate) console: Arc<ConsoleOutput>,
 }
 
@@ -49,13 +53,14 @@ pub(crate) struct Domain {
     pub(crate) grants: Arc<GrantTable>,
     pub(crate) tables: Arc<Tables>,
     pub(crate) upcall: Arc<MsiUpcall>,
-    pub(crate) timers: Timers,
+    pub(crate) timers: Arc<Timers>,
+    pub(crate) grace: Arc<Grace>,
     pub(crate) runstates: Runstates,
     uuid: [u8; 16],
     vm: Arc<VmFd>,
     console: Arc<ConsoleOutput>,
     params: Mutex<[u64; HVM_NR_PARAMS]>,
-    handles: Vec<VcpuHandle>,
+    handles: Arc<[VcpuHandle]>,
     /// vCPUs whose clock is outside shared info.
     own_clock: Vec<AtomicBool>,
     counters: Counters,
@@ -77,12 +82,13 @@ impl Domain {
             tables: parts.tables,
             upcall: parts.upcall,
             timers: parts.timers,
+            grace: parts.grace,
             runstates: Runstates::new(parts.vcpus),
             uuid: parts.uuid,
             vm: parts.vm,
             console: parts.console,
             params: Mutex::new([0; HVM_NR_PARAMS]),
-            handles: each().map(|_| VcpuHandle::default()).collect(),
+            handles: parts.handles,
             own_clock: each().map(|_| AtomicBool::new(false)).collect(),
             counters: Counters::default(),
             shutdown_code: AtomicU32::new(NO_CODE),
@@ -138,29 +144,64 @@ impl Domain {
         self.console.write(bytes, || self.has_ended());
     }
 
+    /// KVM's own delivery of events, where it can.
+    pub(crate) fn kernel_delivery(&self) -> Option<&KernelDelivery> {
+        self.upcall.kernel_delivery()
+    }
+
+    /// Sets a vCPU's one-shot timer to a system time, or stops it: KVM's, where it has it, or our own.
+    pub(crate) fn set_singleshot(&self, vcpu: VcpuId, timeout: Option<u64>) -> Result<(), Errno> {
+        let kernel = self.kernel_delivery();
+        if kernel.is_some_and(|kernel| kernel.set_timer(vcpu, timeout.unwrap_or(0))) {
+            return Ok(());
+        }
+        match timeout {
+            Some(timeout) => self.timers.set_singleshot(vcpu, timeout),
+            None => self.timers.stop_singleshot(vcpu),
+        }
+    }
+
+    /// Brings all vCPUs out of the guest for a moment.
+    pub(crate) fn kick_all(&self) {
+        self.handles.iter().for_each(VcpuHandle::kick);
+    }
+
     /// Has KVM keep a vCPU's clock in its `vcpu_info` at a guest-physical address.
     pub(crate) fn place_clock(&self, vcpu: VcpuId, vcpu_info: u64) {
         let index = usize::try_from(vcpu.0).unwrap_or(usize::MAX);
         if let (Some(own), Some(handle)) = (self.own_clock.get(index), self.handles.get(index)) {
             own.store(true, Ordering::Relaxed);
             handle.set_clock(vcpu_info + std::mem::offset_of!(VcpuInfo, time) as u64);
+            if let Some(kernel) = self.kernel_delivery() {
+                kernel.vcpu_info_placed(vcpu, vcpu_info);
+                // What it has put into the old place meanwhile the guest would not find.
+                self.ports.mark_upcall(vcpu);
+            }
         }
     }
 
     /// Shared info has a place now: the clocks of vCPUs that have no info of their own are there.
     pub(crate) fn shared_info_placed(&self, gfn: Gfn) {
         let Some(base) = gfn.addr() else { return };
-        for (index, (own, handle)) in self
+        let kernel = self.kernel_delivery();
+        if let Some(kernel) = kernel {
+            kernel.shared_info_placed(gfn);
+        }
+        for (vcpu, (own, handle)) in self
             .own_clock
             .iter()
-            .zip(&self.handles)
+            .zip(&*self.handles)
             .enumerate()
             .take(XEN_LEGACY_MAX_VCPUS)
         {
             if !own.load(Ordering::Relaxed) {
-                let info =
-                    std::mem::offset_of!(SharedInfo, vcpu_info) + index * size_of::<VcpuInfo>();
-                handle.set_clock(base + (info + std::mem::offset_of!(VcpuInfo, time)) as u64);
+                let offset =
+                    std::mem::offset_of!(SharedInfo, vcpu_info) + vcpu * size_of::<VcpuInfo>();
+                let info = base + offset as u64;
+                handle.set_clock(info + std::mem::offset_of!(VcpuInfo, time) as u64);
+                if let (Some(kernel), Ok(vcpu)) = (kernel, u32::try_from(vcpu)) {
+                    kernel.vcpu_info_placed(VcpuId(vcpu), info);
+                }
             }
         }
     }
@@ -238,9 +279,7 @@ impl Domain {
         self.ended.store(true, Ordering::SeqCst);
         self.end_changed.notify_all();
         self.upcall.sleepers().wake();
-        for handle in &self.handles {
-            handle.kick();
-        }
+        self.kick_all();
     }
 
     /// Ends the domain's grants, and its mappings of others'. Whoever still uses a page keeps its memory; that is said in the log,

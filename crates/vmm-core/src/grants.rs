@@ -10,6 +10,7 @@ use kvm_ioctls::VmFd;
 
 use crate::config::GrantConfig;
 use crate::error::SetupError;
+use crate::kvm::grace::Grace;
 use crate::memory::{GuestRam, HeapPage};
 
 /// Frames of entries whose status is in one status frame.
@@ -30,9 +31,10 @@ pub(crate) fn memory(
     vm: Arc<VmFd>,
     bytes: u64,
     config: &GrantConfig,
+    grace: Arc<Grace>,
 ) -> Result<Arc<GuestRam>, SetupError> {
     let pages = (config.max_grant_frames, table(config).status_frames());
-    Ok(Arc::new(GuestRam::new(vm, bytes, pages)?))
+    Ok(Arc::new(GuestRam::new(vm, bytes, pages, grace)?))
 }
 
 /// A guest's table, in the memory that [`memory`] made for it. What it maps goes there too.

@@ -12,7 +12,7 @@
 //! triple-faults, or does what KVM cannot go on from, ends its own run with the registers in the message.
 //!
 //! ```no_run
-//! use cantle_vmm_core::{Console, GrantConfig, GuestConfig, Machine, TransportChoice};
+//! use cantle_vmm_core::{Console, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, Machine, TransportChoice};
 //! use std::os::fd::OwnedFd;
 //!
 //! let config = GuestConfig {
@@ -22,6 +22,7 @@
 //!     cmdline: "console=hvc0".into(),
 //!     memory: 512 << 20,
 //!     vcpus: 2,
+//!     max_event_channels: MAX_EVENT_CHANNELS,
 //!     disks: vec![],
 //!     nets: vec![],
 //!     grants: GrantConfig::default(),
@@ -61,8 +62,8 @@ pub mod test_utils;
 mod timers;
 
 pub use config::{
-    Console, DiskConfig, GrantConfig, GuestConfig, MAX_VCPUS, MIN_MEMORY, NetConfig,
-    TransportChoice,
+    Console, DiskConfig, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, MAX_VCPUS,
+    MIN_EVENT_CHANNELS, MIN_MEMORY, NetConfig, TransportChoice,
 };
 pub use error::SetupError;
 pub use kvm::kvm_runs_stock_kernels;

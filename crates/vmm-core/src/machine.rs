@@ -26,8 +26,11 @@ use crate::domain::{Domain, Parts};
 use crate::error::SetupError;
 use crate::grants;
 use crate::hypercall::HYPERCALL_PORT;
+use crate::kvm::delivery::KernelDelivery;
+use crate::kvm::grace::Grace;
 use crate::kvm::upcall::MsiUpcall;
-use crate::kvm::{cpuid, vcpu, vm};
+use crate::kvm::vcpu::VcpuHandle;
+use crate::kvm::{cpuid, vcpu, vm, xen};
 use crate::memory::GuestRam;
 use crate::outcome::{End, Outcome, Stats};
 use crate::running::Running;
@@ -37,8 +40,6 @@ use crate::timers::Timers;
 
 /// The guest's number; a machine has one guest.
 const GUEST: DomId = DomId(1);
-/// Event channels that it can have: all of the FIFO interface.
-const PORTS: u32 = cantle_abi::event_channel::EVTCHN_FIFO_NR_CHANNELS;
 
 /// How hypercalls arrive, decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,21 +98,36 @@ impl Machine {
         let mut kernel = KernelImage::read(&config.kernel).map_err(boot::BootError::from)?;
         let vm = Arc::new(vm::create(&kvm)?);
         let transport = choose_transport(&vm, &mut kernel, config.transport)?;
-        let ram = grants::memory(vm.clone(), config.memory, &config.grants)?;
+        let grace = Arc::new(Grace::new().map_err(SetupError::host("timers"))?);
+        let ram = grants::memory(vm.clone(), config.memory, &config.grants, grace.clone())?;
         let entry = load(&ram, &kernel, &config)?;
 
         let hub = Hub::new();
         let dom0 = hub
             .add_system(DomId::DOM0)
             .map_err(SetupError::host("event channels"))?;
-        let upcall =
-            Arc::new(MsiUpcall::new(vm.clone(), config.vcpus).map_err(SetupError::host("timers"))?);
+        let timers =
+            Arc::new(Timers::new(vm.clone(), config.vcpus).map_err(SetupError::host("timers"))?);
+        let handles: Arc<[VcpuHandle]> = (0..config.vcpus).map(|_| VcpuHandle::default()).collect();
+        let kernel = match transport {
+            Transport::Xen => {
+                KernelDelivery::new(vm.clone(), handles.clone(), timers.clone(), grace.clone())
+                    .map_err(|source| SetupError::Kvm {
+                        what: "delivery of events",
+                        source,
+                    })?
+            }
+            Transport::Page | Transport::Rewrite => None,
+        };
+        let upcall = MsiUpcall::new(vm.clone(), config.vcpus, kernel);
+        let upcall = Arc::new(upcall.map_err(SetupError::host("timers"))?);
         let ports = hub
             .add_guest(
                 GUEST,
                 PortConfig {
                     vcpus: config.vcpus,
-                    max_ports: PORTS,
+                    // Port 0 is none.
+                    max_ports: config.max_event_channels + 1,
                 },
                 Arc::new(ram.shared_info()),
                 upcall.clone(),
@@ -136,7 +152,9 @@ impl Machine {
             domid: GUEST,
             vcpus: config.vcpus,
             uuid: uuid(&config.name),
-            timers: Timers::new(vm.clone(), config.vcpus).map_err(SetupError::host("timers"))?,
+            timers,
+            handles,
+            grace,
             vm: vm.clone(),
             ram,
             ports,
@@ -251,7 +269,7 @@ fn choose_transport(
     choice: TransportChoice,
 ) -> Result<Transport, SetupError> {
     let transport = match choice {
-        TransportChoice::Auto if vm::has_xen(vm) => Transport::Xen,
+        TransportChoice::Auto if xen::intercepts(vm) => Transport::Xen,
         TransportChoice::Auto if kernel.hypercall_sites().is_ok() => Transport::Rewrite,
         TransportChoice::Auto | TransportChoice::Page => Transport::Page,
         TransportChoice::Xen => Transport::Xen,
@@ -262,12 +280,15 @@ fn choose_transport(
         why,
     };
     match transport {
-        Transport::Xen if !vm::has_xen(vm) => {
+        Transport::Xen if !xen::intercepts(vm) => {
             return Err(refuse(
                 "this host's KVM has no Xen support (KVM_CAP_XEN_HVM)",
             ));
         }
-        Transport::Xen => vm::intercept_xen_hypercalls(vm)?,
+        Transport::Xen => xen::configure(vm, false).map_err(|source| SetupError::Kvm {
+            what: "KVM_XEN_HVM_CONFIG",
+            source,
+        })?,
         Transport::Page => vm::exit_on_unknown_msrs(vm)?,
         Transport::Rewrite => {
             kernel.rewrite_hypercalls(HYPERCALL_PORT).map_err(|_| {
@@ -389,6 +410,11 @@ fn create_vcpus(
         if first {
             tsc_khz = fd.get_tsc_khz().unwrap_or(0);
         }
+        if let Some(kernel) = domain.kernel_delivery() {
+            kernel
+                .add_vcpu(id, &fd)
+                .map_err(SetupError::host("a vCPU's events"))?;
+        }
         let table = cpuid::for_vcpu(&supported, id, domain.vcpus, domain.domid, tsc_khz)?;
         vcpus.push(vcpu::set_up(fd, &table, first.then_some(entry))?);
     }
@@ -414,6 +440,10 @@ fn stats(
         evtchn: match domain.ports.abi() {
             Abi::TwoLevel => "2l",
             Abi::Fifo => "fifo",
+        },
+        delivery: match domain.kernel_delivery() {
+            Some(kernel) if kernel.is_on() => "kernel",
+            _ => "user",
         },
         first_instruction_s: first_instruction.as_secs_f64(),
         run_s: run.as_secs_f64(),

@@ -30,6 +30,7 @@ use vm_memory::{
 
 use crate::boot::layout;
 use crate::error::SetupError;
+use crate::kvm::grace::Grace;
 use foreign::Foreign;
 use heap::Heap;
 pub(crate) use heap::{HeapPage, HeapSlice};
@@ -42,6 +43,7 @@ pub struct GuestRam {
     ram_file: Arc<File>,
     heap: Heap,
     ram_bytes: u64,
+    grace: Arc<Grace>,
     physmap: Mutex<Physmap>,
 }
 
@@ -82,6 +84,7 @@ impl GuestRam {
         vm: Arc<VmFd>,
         ram_bytes: u64,
         grants: (u32, u32),
+        grace: Arc<Grace>,
     ) -> Result<Self, SetupError> {
         let ram_file = Arc::new(memory_file("guest-ram", ram_bytes)?);
         let heap = Heap::new(grants)?;
@@ -123,6 +126,7 @@ impl GuestRam {
             ram_file,
             heap,
             ram_bytes,
+            grace,
             physmap,
         })
     }
@@ -203,7 +207,8 @@ impl GuestRam {
         let addr = gfn.addr().ok_or(Errno::EINVAL)?;
         let slot = map.take_slot();
         let host = self.heap.ptr(page).as_ptr();
-        if set_slot(&self.vm, (slot, 0), addr, PAGE_SIZE as u64, host).is_err() {
+        let set = || set_slot(&self.vm, (slot, 0), addr, PAGE_SIZE as u64, host);
+        if self.grace.during(set).is_err() {
             map.free_slots.push(slot);
             return Err(Errno::EINVAL);
         }
@@ -251,14 +256,10 @@ impl GuestRam {
         match (placed.slot, self.ram_page(Gfn(gfn))) {
             (Some(slot), _) => {
                 let addr = Gfn(gfn).addr().ok_or(Errno::EINVAL)?;
-                set_slot(
-                    &self.vm,
-                    (slot, 0),
-                    addr,
-                    0,
-                    self.heap.ptr(placed.page).as_ptr(),
-                )
-                .map_err(|_| Errno::ENOMEM)?;
+                let host = self.heap.ptr(placed.page).as_ptr();
+                self.grace
+                    .during(|| set_slot(&self.vm, (slot, 0), addr, 0, host))
+                    .map_err(|_| Errno::ENOMEM)?;
                 map.free_slots.push(slot);
             }
             (None, Some((ptr, offset))) => map_over(ptr, &self.ram_file, offset)?,

@@ -50,6 +50,8 @@ pub struct Stats {
     pub transport: &'static str,
     /// By which interface it was told of events in the end: `fifo` or `2l`.
     pub evtchn: &'static str,
+    /// Who delivers its events, at the end: `kernel` or `user`. What the kernel does is not counted below.
+    pub delivery: &'static str,
     /// From the start of the set-up to the guest's first instruction, in seconds.
     pub first_instruction_s: f64,
     /// From its first instruction to its end, in seconds.

@@ -75,6 +75,9 @@ pub(crate) fn add(ops: &mut EventOps<'_>, fd: RawFd, data: u32) {
 /// The event of messages that may not have arrived.
 const AWAITED_UPCALLS: u32 = u32::MAX;
 
+/// The event of requests to KVM that wait for vCPUs.
+const NUDGE: u32 = u32::MAX - 1;
+
 /// Turns expired timers into the guest's events.
 pub(crate) struct TimerEvents {
     domain: Arc<Domain>,
@@ -94,6 +97,12 @@ impl MutEventSubscriber for TimerEvents {
                 self.domain
                     .upcall
                     .repeat(|vcpu| self.domain.ports.upcall_pending(vcpu));
+            }
+            return;
+        }
+        if events.data() == NUDGE {
+            if rustix::io::read(self.domain.grace.nudge(), &mut [0; 8]).is_ok() {
+                self.domain.kick_all();
             }
             return;
         }
@@ -125,5 +134,6 @@ impl MutEventSubscriber for TimerEvents {
             self.domain.upcall.awaiting().as_raw_fd(),
             AWAITED_UPCALLS,
         );
+        add(ops, self.domain.grace.nudge().as_raw_fd(), NUDGE);
     }
 }

@@ -32,8 +32,11 @@ use crate::console::ConsoleOutput;
 use crate::domain::{Domain, Parts};
 use crate::grants;
 use crate::hypercall::{Call, Caller, Paging, dispatch};
+use crate::kvm::delivery::KernelDelivery;
+use crate::kvm::grace::Grace;
 use crate::kvm::upcall::MsiUpcall;
-use crate::kvm::vm;
+use crate::kvm::vcpu::VcpuHandle;
+use crate::kvm::{vm, xen};
 use crate::memory::GuestRam;
 use crate::timers::Timers;
 
@@ -108,7 +111,13 @@ impl Harness {
     /// As [`new`](Self::new).
     #[must_use]
     pub fn with_console(output: OwnedFd) -> Option<Self> {
-        Self::make(GUEST, &Arc::new(Tables::new()), output, &small_grants(1))
+        Self::make(
+            GUEST,
+            &Arc::new(Tables::new()),
+            output,
+            &small_grants(1),
+            false,
+        )
     }
 
     /// A domain with a grant table of a certain kind.
@@ -118,7 +127,7 @@ impl Harness {
     /// As [`new`](Self::new); and where `grants` is out of its limits.
     #[must_use]
     pub fn with_grants(grants: &GrantConfig) -> Option<Self> {
-        Self::make(GUEST, &Arc::new(Tables::new()), null(), grants)
+        Self::make(GUEST, &Arc::new(Tables::new()), null(), grants, false)
     }
 
     /// Two domains, [`GUEST`] and [`OTHER`], that know each other's grants.
@@ -139,15 +148,34 @@ impl Harness {
     #[must_use]
     pub fn pair_with(grants: &GrantConfig) -> Option<(Self, Self)> {
         let tables = Arc::new(Tables::new());
-        let one = Self::make(GUEST, &tables, null(), grants)?;
-        Some((one, Self::make(OTHER, &tables, null(), grants)?))
+        let one = Self::make(GUEST, &tables, null(), grants, false)?;
+        Some((one, Self::make(OTHER, &tables, null(), grants, false)?))
     }
 
+    /// A domain whose events KVM delivers. `None`, with a word about it, where it cannot.
+    #[cfg(test)]
+    pub(crate) fn with_kernel_delivery() -> Option<Self> {
+        let harness = Self::make(
+            GUEST,
+            &Arc::new(Tables::new()),
+            null(),
+            &small_grants(1),
+            true,
+        )?;
+        if harness.domain.kernel_delivery().is_none() {
+            eprintln!("SKIPPED: this KVM delivers no Xen events (KVM_CAP_XEN_HVM)");
+            return None;
+        }
+        Some(harness)
+    }
+
+    /// `xen`: KVM has hypercalls and events, where it can.
     fn make(
         domid: DomId,
         tables: &Arc<Tables>,
         output: OwnedFd,
         config: &GrantConfig,
+        xen: bool,
     ) -> Option<Self> {
         if !Path::new("/dev/kvm").exists() {
             assert!(
@@ -158,10 +186,20 @@ impl Harness {
             return None;
         }
         let vm = Arc::new(vm::create(&vm::open().expect("KVM opens")).expect("a VM is made"));
-        let ram = grants::memory(vm.clone(), MEMORY, config).expect("memory is made");
+        let grace = Arc::new(Grace::new().expect("a timer is made"));
+        let ram = grants::memory(vm.clone(), MEMORY, config, grace.clone());
+        let ram = ram.expect("memory is made");
         let hub = Hub::new();
         let dom0 = hub.add_system(DomId::DOM0).expect("domain 0 is made");
-        let upcall = Arc::new(MsiUpcall::new(vm.clone(), VCPUS).expect("timers are made"));
+        let timers = Arc::new(Timers::new(vm.clone(), VCPUS).expect("timers are made"));
+        let handles: Arc<[VcpuHandle]> = (0..VCPUS).map(|_| VcpuHandle::default()).collect();
+        let kernel = (xen && xen::delivers(&vm)).then(|| {
+            xen::configure(&vm, false).expect("hypercalls are intercepted");
+            let (timers, grace) = (timers.clone(), grace.clone());
+            KernelDelivery::new(vm.clone(), handles.clone(), timers, grace).expect("events are")
+        });
+        let kernel = kernel.flatten();
+        let upcall = Arc::new(MsiUpcall::new(vm.clone(), VCPUS, kernel).expect("timers are made"));
         let ports = PortConfig {
             vcpus: VCPUS,
             max_ports: 1 << 17,
@@ -175,7 +213,9 @@ impl Harness {
             domid,
             vcpus: VCPUS,
             uuid: *b"cantle-test-uuid",
-            timers: Timers::new(vm.clone(), VCPUS).expect("timers are made"),
+            timers,
+            handles,
+            grace,
             vm,
             ram,
             ports,

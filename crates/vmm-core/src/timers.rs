@@ -89,6 +89,16 @@ impl Timers {
         set(Self::of(&self.singleshot, vcpu)?, left.max(1), 0)
     }
 
+    /// Stops a vCPU's one-shot timer; returns the system time that it was set to, if it was.
+    pub(crate) fn take_singleshot(&self, vcpu: VcpuId) -> Option<u64> {
+        let fd = Self::of(&self.singleshot, vcpu).ok()?;
+        let left = timerfd_gettime(fd).ok()?.it_value;
+        set(fd, 0, 0).ok()?;
+        let seconds = u64::try_from(left.tv_sec).ok()?;
+        let ns = seconds.saturating_mul(1_000_000_000) + u64::try_from(left.tv_nsec).ok()?;
+        (ns != 0).then(|| system_time_ns(&self.vm).saturating_add(ns))
+    }
+
     pub(crate) fn stop_singleshot(&self, vcpu: VcpuId) -> Result<(), Errno> {
         set(Self::of(&self.singleshot, vcpu)?, 0, 0)
     }

@@ -33,6 +33,14 @@ fn kvm_wrong_sizes_are_refused() {
             ..guest("")
         },
         GuestConfig {
+            max_event_channels: 1,
+            ..guest("")
+        },
+        GuestConfig {
+            max_event_channels: 1 << 17,
+            ..guest("")
+        },
+        GuestConfig {
             vcpus: 17,
             ..guest("")
         },

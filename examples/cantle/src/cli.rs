@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use cantle_vmm_core::{DiskConfig, GrantConfig, GuestConfig, NetConfig, TransportChoice};
+use cantle_vmm_core::{
+    DiskConfig, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, NetConfig, TransportChoice,
+};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Action, Guest, spec};
@@ -51,7 +53,7 @@ pub(crate) struct RunArgs {
     #[arg(
         value_name = "GUEST.CFG",
         conflicts_with_all = [
-            "initrd", "cmdline", "memory", "vcpus", "disk", "net", "name", "max_grant_version",
+            "initrd", "cmdline", "memory", "vcpus", "max_event_channels", "disk", "net", "name", "max_grant_version",
             "max_grant_frames", "max_maptrack_frames"
         ]
     )]
@@ -76,6 +78,10 @@ pub(crate) struct RunArgs {
     /// vCPUs, 1 to 16.
     #[arg(long, value_name = "N", default_value_t = 1)]
     vcpus: u32,
+
+    /// The most event channels that the guest can open.
+    #[arg(long, value_name = "N", default_value_t = MAX_EVENT_CHANNELS)]
+    max_event_channels: u32,
 
     /// A raw image or block device for the guest; may be given several times: the first is xvda.
     #[arg(long, value_name = "path=FILE[,ro][,vdev=NAME]", value_parser = spec::disk_option)]
@@ -177,6 +183,7 @@ impl RunArgs {
                 cmdline: self.cmdline.clone(),
                 memory: self.memory,
                 vcpus: self.vcpus,
+                max_event_channels: self.max_event_channels,
                 disks: self.disk.clone(),
                 nets: self.net.clone(),
                 grants: GrantConfig {
@@ -226,6 +233,8 @@ mod tests {
             "1G",
             "--vcpus",
             "2",
+            "--max-event-channels",
+            "1023",
             "--disk",
             "path=a",
             "--disk",
@@ -258,6 +267,7 @@ mod tests {
             max_maptrack_frames: 0,
         };
         assert_eq!(guest.grants, grants);
+        assert_eq!(guest.max_event_channels, 1023);
         let disks: Vec<_> = guest
             .disks
             .iter()

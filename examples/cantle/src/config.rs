@@ -11,7 +11,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use cantle_vmm_core::{DiskConfig, GrantConfig, GuestConfig, NetConfig, TransportChoice};
+use cantle_vmm_core::{
+    DiskConfig, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, NetConfig, TransportChoice,
+};
 
 use syntax::{Atom, Setting, SyntaxError, Value};
 
@@ -85,6 +87,10 @@ fn guest(keys: &mut Keys) -> Result<Guest, SyntaxError> {
         n if n == u64::from(vcpus) => Ok(()),
         _ => Err("maxvcpus other than vcpus is not supported".to_owned()),
     })?;
+    let max_event_channels = keys.number("max_event_channels", |n| {
+        u32::try_from(n).map_err(|_| "too many event channels".to_owned())
+    })?;
+    let max_event_channels = max_event_channels.unwrap_or(MAX_EVENT_CHANNELS);
     let action =
         |keys: &mut Keys, key, default| Ok(keys.text(key, spec::action)?.unwrap_or(default));
     Ok(Guest {
@@ -98,6 +104,7 @@ fn guest(keys: &mut Keys) -> Result<Guest, SyntaxError> {
             cmdline: cmdline(keys)?,
             memory,
             vcpus,
+            max_event_channels,
             disks: keys.list::<DiskConfig>("disk", spec::xl_disk)?,
             nets: keys.list::<NetConfig>("vif", spec::xl_vif)?,
             grants: grants(keys)?,

@@ -58,6 +58,10 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
                 handle.renew();
             }
             // What was pending before there was a vector would otherwise wait for the next event.
+            if domain.kernel_delivery().is_some() {
+                // Nobody sees what KVM sends to a local APIC that is off still: so there is an upcall to be repeated until it is taken.
+                domain.ports.mark_upcall(VcpuId(op.vcpu));
+            }
             if domain.ports.upcall_pending(VcpuId(op.vcpu)) {
                 domain.upcall.raise(VcpuId(op.vcpu));
             }

@@ -36,11 +36,11 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
             if op.flags & VCPU_SSHOTTMR_future != 0 && op.timeout_abs_ns < domain.system_time_ns() {
                 return Err(ETIME);
             }
-            domain.timers.set_singleshot(vcpu, op.timeout_abs_ns)?;
+            domain.set_singleshot(vcpu, Some(op.timeout_abs_ns))?;
         }
         VCPUOP_stop_singleshot_timer => {
             own(caller, vcpu)?;
-            domain.timers.stop_singleshot(vcpu)?;
+            domain.set_singleshot(vcpu, None)?;
         }
         VCPUOP_set_periodic_timer => {
             let op: VcpuSetPeriodicTimer = caller.read(at)?;
@@ -99,13 +99,8 @@ fn register_vcpu_info(
 
 /// The old one-shot timer, of the calling vCPU; time 0 stops it.
 pub(super) fn set_timer_op(caller: &Caller<'_>, call: &Call) -> Served {
-    match call.arg(0) {
-        0 => caller.domain().timers.stop_singleshot(caller.vcpu())?,
-        timeout => caller
-            .domain()
-            .timers
-            .set_singleshot(caller.vcpu(), timeout)?,
-    }
+    let timeout = Some(call.arg(0)).filter(|timeout| *timeout != 0);
+    caller.domain().set_singleshot(caller.vcpu(), timeout)?;
     Ok(0)
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use cantle_abi::VcpuId;
-use cantle_evtchn::Upcall;
+use cantle_evtchn::{KernelPorts, Upcall};
 use kvm_bindings::kvm_msi;
 use kvm_ioctls::VmFd;
 use rustix::time::{
@@ -15,6 +15,7 @@ use rustix::time::{
     timerfd_gettime, timerfd_settime,
 };
 
+use super::delivery::KernelDelivery;
 use crate::sleepers::Sleepers;
 
 /// Message address of local APICs; the destination stands in bits 12 to 19.
@@ -32,6 +33,7 @@ pub(crate) struct MsiUpcall {
     awaiting: OwnedFd,
     failed: AtomicU64,
     sleepers: Sleepers,
+    kernel: Option<KernelDelivery>,
 }
 
 #[derive(Debug, Default)]
@@ -53,7 +55,12 @@ const FIRST_LOOK: i64 = 1_000_000;
 const LAST_LOOK: i64 = 64_000_000;
 
 impl MsiUpcall {
-    pub(crate) fn new(vm: Arc<VmFd>, vcpus: u32) -> io::Result<Self> {
+    /// `kernel` delivers what it can; the first upcall of each vCPU comes from here in any case.
+    pub(crate) fn new(
+        vm: Arc<VmFd>,
+        vcpus: u32,
+        kernel: Option<KernelDelivery>,
+    ) -> io::Result<Self> {
         Ok(Self {
             vm,
             vcpus: (0..vcpus).map(|_| Target::default()).collect(),
@@ -63,7 +70,13 @@ impl MsiUpcall {
             )?,
             failed: AtomicU64::new(0),
             sleepers: Sleepers::default(),
+            kernel,
         })
+    }
+
+    /// KVM's own delivery, where it can.
+    pub(crate) fn kernel_delivery(&self) -> Option<&KernelDelivery> {
+        self.kernel.as_ref()
     }
 
     fn target(&self, vcpu: VcpuId) -> Option<&Target> {
@@ -77,6 +90,9 @@ impl MsiUpcall {
         };
         // Relaxed, here and below: plain values; what is pending is ordered by the shared page.
         target.vector.store(vector, Ordering::Relaxed);
+        if let Some(kernel) = &self.kernel {
+            kernel.vector_set(vcpu, vector);
+        }
         // A CPU that was off begins anew.
         target.progress.store(FRESH, Ordering::Relaxed);
         true
@@ -172,6 +188,12 @@ impl Upcall for MsiUpcall {
             self.look_after(FIRST_LOOK);
         }
         self.send(vcpu, target);
+    }
+
+    fn kernel(&self) -> Option<&dyn KernelPorts> {
+        self.kernel
+            .as_ref()
+            .map(|kernel| kernel as &dyn KernelPorts)
     }
 }
 

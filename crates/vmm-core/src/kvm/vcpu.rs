@@ -4,8 +4,8 @@
 #![expect(unsafe_code)]
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use cantle_abi::{PAGE_SIZE, VcpuId};
 use kvm_bindings::{
@@ -39,6 +39,10 @@ pub(crate) struct VcpuHandle {
     /// The guest is about to start it anew.
     renewed: AtomicBool,
     has_run: AtomicBool,
+    /// Those who keep it out of the guest.
+    holders: AtomicU32,
+    gate: Mutex<()>,
+    let_go: Condvar,
 }
 
 /// The thread that a vCPU runs in, and `immediate_exit` of its run structure.
@@ -73,6 +77,34 @@ impl VcpuHandle {
     pub(crate) fn set_clock(&self, gpa: u64) {
         self.clock.store(gpa, Ordering::SeqCst);
         self.kick();
+    }
+
+    /// Asks KVM something about the vCPU, for which it waits while the vCPU runs: it is brought out of the guest and stays outside
+    /// until that is done. Its own thread may ask, too.
+    pub(crate) fn outside<R>(&self, ask: impl FnOnce() -> R) -> R {
+        self.holders.fetch_add(1, Ordering::SeqCst);
+        self.kick();
+        let answer = ask();
+        // Under the gate's lock, so that the thread either sees it or waits already.
+        let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        self.holders.fetch_sub(1, Ordering::SeqCst);
+        drop(gate);
+        self.let_go.notify_all();
+        answer
+    }
+
+    /// Waits for those who keep the vCPU out of the guest.
+    fn wait_outside(&self) {
+        if self.holders.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        while self.holders.load(Ordering::SeqCst) != 0 {
+            gate = self
+                .let_go
+                .wait(gate)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// The guest prepares to start the vCPU anew, which makes KVM forget its clock. It learns the place again when the vCPU makes
@@ -124,7 +156,7 @@ pub(crate) fn install_kick_handler() -> Result<(), SetupError> {
 pub(crate) fn interrupt<T>(thread: &std::thread::JoinHandle<T>) {
     use std::os::unix::thread::JoinHandleExt;
     // SAFETY: a thread that is not joined keeps its number, and the handle says that it is not; the handler does nothing.
-    unsafe { libc::pthread_kill(thread.as_pthread_t(), kick_signal()) };
+    unsafe { libc::pthread_kill(thread.as_pthread_t() as libc::pthread_t, kick_signal()) };
 }
 
 /// Makes a vCPU.
@@ -263,6 +295,7 @@ pub(crate) fn run(mut fd: VcpuFd, id: VcpuId, domain: &Arc<Domain>) {
         if domain.has_ended() {
             break;
         }
+        handle.wait_outside();
         let asked = handle.clock.swap(0, Ordering::SeqCst);
         if asked != 0 {
             clock = asked;

@@ -1,27 +1,17 @@
-//! The virtual machine: irqchip, the kernel's Xen support, MSR exits, the clock.
-
-// UNSAFETY: two ioctls that kvm-ioctls does not wrap.
-#![expect(unsafe_code)]
+//! The virtual machine: irqchip, MSR exits, the clock.
 
 use std::io;
-use std::os::fd::AsRawFd;
 
-use kvm_bindings::{KVMIO, kvm_enable_cap, kvm_xen_hvm_config};
+use kvm_bindings::kvm_enable_cap;
 use kvm_ioctls::{Cap, Kvm, VmFd};
-use vmm_sys_util::ioctl::ioctl_with_ref;
-use vmm_sys_util::ioctl_iow_nr;
 
 use crate::error::SetupError;
-
-ioctl_iow_nr!(KVM_XEN_HVM_CONFIG, KVMIO, 0x7a, kvm_xen_hvm_config);
 
 /// The MSR by which a guest asks for its hypercall page; the Xen CPUID leaves name it.
 pub(crate) const HYPERCALL_MSR: u32 = 0x4000_0000;
 
 const KVM_CAP_SPLIT_IRQCHIP: u32 = 121;
 const KVM_CAP_X86_USER_SPACE_MSR: u32 = 188;
-const KVM_CAP_XEN_HVM: u32 = 38;
-const KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL: u32 = 1 << 1;
 const KVM_MSR_EXIT_REASON_INVAL: u64 = 1 << 0;
 const KVM_MSR_EXIT_REASON_UNKNOWN: u64 = 1 << 1;
 /// Where Intel's KVM keeps a TSS and an identity map for real mode: below the BIOS area, outside RAM.
@@ -55,12 +45,6 @@ pub(crate) fn open() -> Result<Kvm, SetupError> {
         }
     }
     Ok(kvm)
-}
-
-/// Whether this KVM intercepts Xen hypercalls itself.
-pub(crate) fn has_xen(vm: &VmFd) -> bool {
-    let flags = vm.check_extension_raw(KVM_CAP_XEN_HVM.into());
-    u32::try_from(flags).is_ok_and(|flags| flags & KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL != 0)
 }
 
 /// Makes the machine: local APICs in the kernel and nothing else of a PC's interrupt hardware.
@@ -103,24 +87,6 @@ pub(crate) fn exit_on_unknown_msrs(vm: &VmFd) -> Result<(), SetupError> {
     };
     vm.enable_cap(&cap)
         .map_err(SetupError::kvm("KVM_CAP_X86_USER_SPACE_MSR"))
-}
-
-/// Has the kernel intercept hypercalls and fill the hypercall page.
-pub(crate) fn intercept_xen_hypercalls(vm: &VmFd) -> Result<(), SetupError> {
-    let config = kvm_xen_hvm_config {
-        flags: KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL,
-        msr: HYPERCALL_MSR,
-        ..Default::default()
-    };
-    // SAFETY: the request takes a pointer to this structure, which lives across the call.
-    let ret = unsafe { ioctl_with_ref(&vm.as_raw_fd(), KVM_XEN_HVM_CONFIG(), &config) };
-    if ret < 0 {
-        return Err(SetupError::Kvm {
-            what: "KVM_XEN_HVM_CONFIG",
-            source: io::Error::last_os_error(),
-        });
-    }
-    Ok(())
 }
 
 /// The guest's system time in nanoseconds, as its own clock pages show it.

@@ -37,7 +37,8 @@ impl GuestSpace for GuestRam {
         };
         let slot = map.take_slot();
         let host = page.as_ptr().as_ptr();
-        if set_slot(&self.vm, (slot, flags), addr, PAGE_SIZE as u64, host).is_err() {
+        let set = || set_slot(&self.vm, (slot, flags), addr, PAGE_SIZE as u64, host);
+        if self.grace.during(set).is_err() {
             map.free_slots.push(slot);
             return Err(GrantStatus::GENERAL_ERROR);
         }
@@ -52,7 +53,9 @@ impl GuestSpace for GuestRam {
         let mut map = self.lock();
         let foreign = map.foreign.get(&gfn.0).ok_or(GrantStatus::GENERAL_ERROR)?;
         let (slot, host) = (foreign.slot, foreign.page.as_ptr().as_ptr());
-        set_slot(&self.vm, (slot, 0), addr, 0, host).map_err(|_| GrantStatus::GENERAL_ERROR)?;
+        self.grace
+            .during(|| set_slot(&self.vm, (slot, 0), addr, 0, host))
+            .map_err(|_| GrantStatus::GENERAL_ERROR)?;
         map.free_slots.push(slot);
         let foreign = map.foreign.remove(&gfn.0);
         drop(map);

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use cantle_vmm_core::{Console, End, GrantConfig, GuestConfig, Machine, Outcome, TransportChoice};
+use cantle_vmm_core::{
+    Console, End, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, Machine, Outcome, TransportChoice,
+};
 
 /// Whether a KVM is here; where not, the test says so and passes (in CI, it fails).
 pub(crate) fn have_kvm() -> bool {
@@ -69,6 +71,7 @@ pub(crate) fn guest(cmdline: &str) -> GuestConfig {
         cmdline: cmdline.to_owned(),
         memory: 64 << 20,
         vcpus: 1,
+        max_event_channels: MAX_EVENT_CHANNELS,
         disks: vec![],
         nets: vec![],
         grants: GrantConfig::default(),

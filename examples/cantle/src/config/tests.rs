@@ -94,6 +94,9 @@ fn numbers_may_be_in_quotes_and_limits_may_be_said_twice() {
     let guest =
         parse("name='a'\nkernel='k'\nmemory='128'\nmaxmem=128\nvcpus=3\nmaxvcpus=3").unwrap();
     assert_eq!((guest.config.memory, guest.config.vcpus), (128 << 20, 3));
+    assert_eq!(guest.config.max_event_channels, 131_071);
+    let guest = parse("name='a'\nkernel='k'\nmax_event_channels=1023").unwrap();
+    assert_eq!(guest.config.max_event_channels, 1023);
 }
 
 #[test]
