@@ -1,5 +1,5 @@
 # The demo on its host, in the lab or natively: a tap, two servers on it for the guest to talk to, and the guest itself.
-# Set by the caller: BUSYBOX CANTLE KERNEL INITRD DISK VCPUS TAP HOST_IP GUEST_IP MIB OPTIONS CHANNELS PROGRAM
+# Set by the caller: BUSYBOX CANTLE KERNEL INITRD DISK VCPUS TAP HOST_IP GUEST_IP MIB CMDLINE OPTIONS CHANNELS PROGRAM
 # Lines that the caller reads begin with "host: ".
 # One stream, so that lines come whole and in order.
 exec 2>&1
@@ -50,7 +50,7 @@ fi
 echo "host: start"
 # shellcheck disable=SC2086
 "$CANTLE" run --kernel "$KERNEL" --initrd "$INITRD" --memory 512M --vcpus "$VCPUS" \
-    --cmdline "console=hvc0 quiet panic=-1 demo.host=$HOST_IP demo.ip=$GUEST_IP demo.mib=$MIB demo.channels=$CHANNELS" \
+    --cmdline "console=hvc0 quiet panic=-1 demo.host=$HOST_IP demo.ip=$GUEST_IP demo.mib=$MIB demo.channels=$CHANNELS $CMDLINE" \
     --disk "path=$DISK" --net "tap=$TAP,mac=00:16:3e:00:00:01" --stats json $OPTIONS < /dev/null
 code=$?
 sum=$($bb sha256sum "$work/received")
