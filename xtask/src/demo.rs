@@ -131,7 +131,7 @@ pub(crate) fn main(args: &DemoArgs) -> Result<ExitCode> {
 const TRIES: u32 = 4;
 
 /// Seconds for a guest of [`pairs`]: it takes 20 on an idle machine, and one that hangs is to leave time for another.
-const PAIR_TIMEOUT: u64 = 180;
+const PAIR_TIMEOUT: u64 = 240;
 
 /// These guests on both lab hosts, with so many event channels: the demo's line for each pair, or why there is none.
 ///

@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         memory: 512 << 20,
         vcpus: 2,
         max_event_channels: MAX_EVENT_CHANNELS,
+        max_event_rate: None,
         disks: vec![],
         nets: vec![],
         grants: GrantConfig::default(),

@@ -1,5 +1,6 @@
 //! What a guest is to be.
 
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -35,6 +36,9 @@ pub struct GuestConfig {
     /// Event channels, [`MIN_EVENT_CHANNELS`] to [`MAX_EVENT_CHANNELS`]. A limit, that says nothing of the interface: also a guest
     /// that can have few may use FIFO.
     pub max_event_channels: u32,
+    /// Signals that it may send to others each second in the long run, and a tenth of them at once, before its vCPUs are held back
+    /// (every signal is delivered; who storms waits); any number where `None`.
+    pub max_event_rate: Option<NonZeroU32>,
     /// Block devices, in the order of their names.
     pub disks: Vec<DiskConfig>,
     /// Network devices.

@@ -23,6 +23,7 @@
 //!     memory: 512 << 20,
 //!     vcpus: 2,
 //!     max_event_channels: MAX_EVENT_CHANNELS,
+//!     max_event_rate: None,
 //!     disks: vec![],
 //!     nets: vec![],
 //!     grants: GrantConfig::default(),

@@ -1,6 +1,7 @@
 //! A machine: one guest with its host around it, from its configuration to its end.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use cantle_abi::hvm::{
     HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN, HVM_PARAM_STORE_EVTCHN, HVM_PARAM_STORE_PFN,
 };
 use cantle_abi::{DomId, VcpuId};
-use cantle_evtchn::{Abi, EventChannels, GuestConfig as PortConfig, Hub, SystemDomain};
+use cantle_evtchn::{Abi, EventChannels, GuestConfig as PortConfig, Hub, RateLimit, SystemDomain};
 use cantle_grant::{InProcessMapper, Tables};
 use cantle_xenstore::Shared;
 use cantle_xenstore::server::Server;
@@ -82,6 +83,19 @@ impl MachineControl {
     pub fn destroy(&self) {
         self.domain.end(End::Destroyed);
     }
+
+    /// Sets or lifts the limit on the guest's signals ([`GuestConfig::max_event_rate`]), against a storm that goes on, say.
+    pub fn set_max_event_rate(&self, per_second: Option<NonZeroU32>) {
+        self.domain.ports.set_rate_limit(per_second.map(rate_limit));
+    }
+}
+
+/// A tenth of a second's signals may come at once.
+fn rate_limit(per_second: NonZeroU32) -> RateLimit {
+    RateLimit {
+        per_second: per_second.get(),
+        burst: per_second.get() / 10,
+    }
 }
 
 impl Machine {
@@ -133,6 +147,7 @@ impl Machine {
                 upcall.clone(),
             )
             .map_err(SetupError::host("event channels"))?;
+        ports.set_rate_limit(config.max_event_rate.map(rate_limit));
         let tables = Arc::new(Tables::new());
         let grants = grants::create(GUEST, &config.grants, &ram)?;
         tables
@@ -454,6 +469,8 @@ fn stats(
             ("sends", events.sends),
             ("virqs", events.virqs),
             ("ipis", events.ipis),
+            ("pirqs", events.pirqs),
+            ("early", events.early),
             ("upcalls", events.upcalls),
             ("upcalls_failed", domain.upcall.failed()),
         ]),

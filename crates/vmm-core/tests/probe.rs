@@ -3,6 +3,7 @@
 mod support;
 
 use std::io::Write;
+use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -47,6 +48,29 @@ fn kvm_everything_by_the_hypercall_page() {
     if have_kvm() {
         everything(TransportChoice::Page, "hypercall=page");
     }
+}
+
+/// Held back, but not wrong: the disk's requests are all served.
+#[test]
+fn kvm_a_guest_that_signals_too_often_waits() {
+    if !have_kvm() {
+        return;
+    }
+    let image = tempfile::NamedTempFile::new().expect("a temporary file");
+    image.as_file().set_len(4 << 20).expect("a temporary file");
+    let config = GuestConfig {
+        disks: vec![disk(image.path(), false)],
+        max_event_rate: NonZeroU32::new(100),
+        ..guest("probe=blk")
+    };
+    let (outcome, text) = run(config);
+    assert_passed(&outcome, &text, 1);
+    let events = outcome.stats.events;
+    let over = events["sends"].saturating_sub(10);
+    assert!(events["early"] > 0 && events["early"] <= over, "{events:?}");
+    // Each of them was waited for, 10 ms a signal, in the long run.
+    let owed = 0.01 * events["early"] as f64;
+    assert!(outcome.stats.run_s >= owed * 0.9, "{events:?}");
 }
 
 #[test]

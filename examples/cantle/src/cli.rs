@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -21,7 +22,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Runs a guest in the foreground, with the terminal as its console.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Whether this machine's /dev/kvm can run a stock kernel: exit code 0 if so, 1 if not.
     #[command(hide = true)]
     ProbeKvm,
@@ -53,7 +54,7 @@ pub(crate) struct RunArgs {
     #[arg(
         value_name = "GUEST.CFG",
         conflicts_with_all = [
-            "initrd", "cmdline", "memory", "vcpus", "max_event_channels", "disk", "net", "name", "max_grant_version",
+            "initrd", "cmdline", "memory", "vcpus", "max_event_channels", "max_event_rate", "disk", "net", "name", "max_grant_version",
             "max_grant_frames", "max_maptrack_frames"
         ]
     )]
@@ -82,6 +83,10 @@ pub(crate) struct RunArgs {
     /// The most event channels that the guest can open.
     #[arg(long, value_name = "N", default_value_t = MAX_EVENT_CHANNELS)]
     max_event_channels: u32,
+
+    /// Signals a second that the guest may send before its vCPUs are held back; no limit unless given.
+    #[arg(long, value_name = "N")]
+    max_event_rate: Option<NonZeroU32>,
 
     /// A raw image or block device for the guest; may be given several times: the first is xvda.
     #[arg(long, value_name = "path=FILE[,ro][,vdev=NAME]", value_parser = spec::disk_option)]
@@ -184,6 +189,7 @@ impl RunArgs {
                 memory: self.memory,
                 vcpus: self.vcpus,
                 max_event_channels: self.max_event_channels,
+                max_event_rate: self.max_event_rate,
                 disks: self.disk.clone(),
                 nets: self.net.clone(),
                 grants: GrantConfig {
@@ -235,6 +241,8 @@ mod tests {
             "2",
             "--max-event-channels",
             "1023",
+            "--max-event-rate",
+            "20000",
             "--disk",
             "path=a",
             "--disk",
@@ -268,6 +276,7 @@ mod tests {
         };
         assert_eq!(guest.grants, grants);
         assert_eq!(guest.max_event_channels, 1023);
+        assert_eq!(guest.max_event_rate.map(NonZeroU32::get), Some(20_000));
         let disks: Vec<_> = guest
             .disks
             .iter()

@@ -8,6 +8,7 @@ mod syntax;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -91,6 +92,10 @@ fn guest(keys: &mut Keys) -> Result<Guest, SyntaxError> {
         u32::try_from(n).map_err(|_| "too many event channels".to_owned())
     })?;
     let max_event_channels = max_event_channels.unwrap_or(MAX_EVENT_CHANNELS);
+    let max_event_rate = keys.number("max_event_rate", |n| {
+        let rate = u32::try_from(n).ok().and_then(NonZeroU32::new);
+        rate.ok_or_else(|| "not a number of events a second".to_owned())
+    })?;
     let action =
         |keys: &mut Keys, key, default| Ok(keys.text(key, spec::action)?.unwrap_or(default));
     Ok(Guest {
@@ -105,6 +110,7 @@ fn guest(keys: &mut Keys) -> Result<Guest, SyntaxError> {
             memory,
             vcpus,
             max_event_channels,
+            max_event_rate,
             disks: keys.list::<DiskConfig>("disk", spec::xl_disk)?,
             nets: keys.list::<NetConfig>("vif", spec::xl_vif)?,
             grants: grants(keys)?,

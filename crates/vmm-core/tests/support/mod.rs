@@ -72,6 +72,7 @@ pub(crate) fn guest(cmdline: &str) -> GuestConfig {
         memory: 64 << 20,
         vcpus: 1,
         max_event_channels: MAX_EVENT_CHANNELS,
+        max_event_rate: None,
         disks: vec![],
         nets: vec![],
         grants: GrantConfig::default(),

@@ -97,6 +97,10 @@ fn numbers_may_be_in_quotes_and_limits_may_be_said_twice() {
     assert_eq!(guest.config.max_event_channels, 131_071);
     let guest = parse("name='a'\nkernel='k'\nmax_event_channels=1023").unwrap();
     assert_eq!(guest.config.max_event_channels, 1023);
+    assert_eq!(guest.config.max_event_rate, None);
+    let guest = parse("name='a'\nkernel='k'\nmax_event_rate=20000").unwrap();
+    assert_eq!(guest.config.max_event_rate.map(|n| n.get()), Some(20_000));
+    assert!(parse("name='a'\nkernel='k'\nmax_event_rate=0").is_err());
 }
 
 #[test]
