@@ -37,12 +37,23 @@ fn guest(tap: Tap, options: &FrontOptions) -> Guest {
     }
 }
 
+/// A tap. Another test that starts a program just then has, until that program runs, a copy of each of this process's
+/// descriptors, also of the tap of that name that this test has closed.
+fn tap(name: &str) -> Tap {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match Tap::create(name) {
+            Err(TapError::Busy { .. }) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other.expect("a tap"),
+        }
+    }
+}
+
 /// Two guests: frames from the first to 10.0.2.2 are routed to the second.
 fn two_guests(options: &FrontOptions) -> (Guest, Guest) {
-    let (left, right) = (
-        Tap::create("left0").expect("a tap"),
-        Tap::create("right0").expect("a tap"),
-    );
+    let (left, right) = (tap("left0"), tap("right0"));
     for line in [
         // The addresses that `Shape` puts in its frames: the router, and the two ends.
         "link set left0 address 02:00:00:00:00:01",
