@@ -40,7 +40,7 @@ pub(crate) struct Machine<'a> {
 }
 
 /// The emulated processor: AMD's virtualisation with nested paging, and little else. With all that TCG knows (`max`), about
-/// one guest in four is lost to the emulation (see the demo's `lost`); with this one, two of about forty.
+/// one guest in four is lost to the emulation (see the demo's `lost`); with this one, one in fourteen.
 /// Without vGIF (`max` has it, this has not) and NRIPS, guests of Linux 6.12's KVM no longer take one interrupt twice.
 const CPU: &str = "EPYC,+svm,+npt,-nrip-save";
 
