@@ -3,6 +3,7 @@
 // UNSAFETY: the guest's own accesses to its memory.
 #![expect(unsafe_code)]
 
+pub mod calls;
 mod space;
 
 use std::fmt;

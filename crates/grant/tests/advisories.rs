@@ -13,18 +13,10 @@ use cantle_abi::grant_table::{
 };
 use cantle_abi::{DomId, Errno, Gfn, GrantRef, SharedMemory};
 use cantle_grant::test_utils::HeapGuest;
+use cantle_grant::test_utils::calls::Stop;
 use cantle_grant::{
     Access, CopyPiece, GrantMapper, GrantStatus, InProcessMapper, Local, TableConfig, Tables,
 };
-
-/// Stops the other threads when the test's own part is done, or has failed.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 const GUEST: DomId = DomId(1);
 const HOST: DomId = DomId(0);

@@ -9,20 +9,12 @@ use std::time::{Duration, Instant};
 use cantle_abi::grant_table::*;
 use cantle_abi::ring::HeapPages;
 use cantle_abi::{DomId, Errno, Gfn, GrantRef, SharedMemory};
-use cantle_grant::test_utils::{HeapFrames, HeapGuest, HeapSpace};
+use cantle_grant::test_utils::calls::Stop;
+use cantle_grant::test_utils::{HeapFrames, HeapGuest, HeapSpace, calls};
 use cantle_grant::{
     Access, CopyPiece, GrantMapper, GrantStatus, GrantTable, InProcessMapper, Local, TableConfig,
     TablePages, Tables,
 };
-
-/// Stops the other threads when the test's own part is done, or has failed.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 const HOST: DomId = DomId(0);
 const A: DomId = DomId(1);
@@ -48,29 +40,11 @@ fn setup() -> (Arc<Tables>, HeapGuest, HeapGuest, Arc<HeapSpace>) {
 }
 
 fn map(tables: &Tables, gref: GrantRef, host_addr: u64, flags: u32) -> GnttabMapGrantRef {
-    let mut op = GnttabMapGrantRef {
-        host_addr,
-        flags,
-        gref,
-        dom: A,
-        status: 99,
-        handle: u32::MAX,
-        dev_bus_addr: 0,
-    };
-    tables.guest_map(B, &mut op);
-    op
+    calls::map(tables, B, calls::map_op(A, gref, host_addr, flags))
 }
 
 fn unmap(tables: &Tables, handle: u32, host_addr: u64, dev_bus_addr: u64) -> i16 {
-    let mut op = GnttabUnmapGrantRef {
-        host_addr,
-        dev_bus_addr,
-        handle,
-        status: 99,
-        pad: 0,
-    };
-    tables.guest_unmap(B, &mut op);
-    op.status
+    calls::unmap(tables, B, handle, host_addr, dev_bus_addr)
 }
 
 fn marks(guest: &HeapGuest, gref: GrantRef) -> u16 {

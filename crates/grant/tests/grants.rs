@@ -10,7 +10,7 @@ use cantle_abi::grant_table::{
 };
 use cantle_abi::ring::HeapPages;
 use cantle_abi::{DomId, Errno, Gfn, GrantRef, PAGE_SIZE, SharedMemory};
-use cantle_grant::test_utils::{HeapFrames, HeapGuest};
+use cantle_grant::test_utils::{HeapFrames, HeapGuest, calls};
 use cantle_grant::{
     Access, CopyPiece, GrantMapper, GrantStatus, GrantTable, InProcessMapper, InUse, Local,
     TableConfig, TableError, Tables,
@@ -33,15 +33,7 @@ fn copy_one(
     offset: u16,
     local: Local<'_>,
 ) -> Result<(), GrantStatus> {
-    let mut pieces = [CopyPiece {
-        granter: GUEST,
-        gref,
-        offset,
-        local,
-        status: Err(GrantStatus::EAGAIN),
-    }];
-    mapper.copy(&mut pieces);
-    pieces[0].status
+    calls::copy_one(mapper, GUEST, gref, offset, local)
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cantle_abi::grant_table::*;
 use cantle_abi::{DomId, Errno, Gfn, GrantRef, SharedMemory};
-use cantle_grant::test_utils::{HeapGuest, HeapSpace};
+use cantle_grant::test_utils::{HeapGuest, HeapSpace, calls};
 use cantle_grant::{Access, GrantMapper, GrantStatus, InProcessMapper, TableConfig, Tables};
 
 const A: DomId = DomId(1);
@@ -28,33 +28,15 @@ fn setup() -> (Arc<Tables>, HeapGuest, HeapGuest, Arc<HeapSpace>) {
 }
 
 fn map_op(gref: GrantRef, host_addr: u64, flags: u32) -> GnttabMapGrantRef {
-    GnttabMapGrantRef {
-        host_addr,
-        flags,
-        gref,
-        dom: A,
-        status: 99,
-        handle: u32::MAX,
-        dev_bus_addr: 77,
-    }
+    calls::map_op(A, gref, host_addr, flags)
 }
 
 fn map(tables: &Tables, gref: GrantRef, host_addr: u64, flags: u32) -> GnttabMapGrantRef {
-    let mut op = map_op(gref, host_addr, flags);
-    tables.guest_map(B, &mut op);
-    op
+    calls::map(tables, B, calls::map_op(A, gref, host_addr, flags))
 }
 
 fn unmap(tables: &Tables, handle: u32, host_addr: u64, dev_bus_addr: u64) -> i16 {
-    let mut op = GnttabUnmapGrantRef {
-        host_addr,
-        dev_bus_addr,
-        handle,
-        status: 99,
-        pad: 0,
-    };
-    tables.guest_unmap(B, &mut op);
-    op.status
+    calls::unmap(tables, B, handle, host_addr, dev_bus_addr)
 }
 
 #[test]

@@ -8,21 +8,13 @@ use std::time::Instant;
 
 use cantle_abi::grant_table::{GTF_permit_access, GTF_reading, GTF_readonly, GTF_writing};
 use cantle_abi::{DomId, Gfn, GrantRef, SharedMemory};
+use cantle_grant::test_utils::calls::Stop;
 use cantle_grant::test_utils::{GuestPages, HeapGuest};
 use cantle_grant::{
     Access, CopyPiece, GrantMapper, GrantStatus, InProcessMapper, Local, Mapping, TableConfig,
     Tables,
 };
 use proptest::prelude::*;
-
-/// Stops the other threads when the test's own part is done, or has failed.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 const GUEST: DomId = DomId(1);
 const FRAMES: u64 = 4;

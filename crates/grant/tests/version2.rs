@@ -7,10 +7,10 @@ use cantle_abi::grant_table::{
 };
 use cantle_abi::ring::HeapPages;
 use cantle_abi::{DomId, Errno, Gfn, GrantRef, PAGE_SIZE, SharedMemory};
-use cantle_grant::test_utils::{HeapFrames, HeapGuest};
+use cantle_grant::test_utils::{HeapFrames, HeapGuest, calls};
 use cantle_grant::{
-    Access, CopyPiece, GrantMapper, GrantStatus, GrantTable, InProcessMapper, Local, TableConfig,
-    TableError, TablePages, Tables,
+    Access, GrantMapper, GrantStatus, GrantTable, InProcessMapper, Local, TableConfig, TableError,
+    TablePages, Tables,
 };
 
 const GUEST: DomId = DomId(1);
@@ -35,15 +35,7 @@ fn copy(
     offset: u16,
     local: Local<'_>,
 ) -> Result<(), GrantStatus> {
-    let mut pieces = [CopyPiece {
-        granter: GUEST,
-        gref,
-        offset,
-        local,
-        status: Err(GrantStatus::EAGAIN),
-    }];
-    mapper.copy(&mut pieces);
-    pieces[0].status
+    calls::copy_one(mapper, GUEST, gref, offset, local)
 }
 
 #[test]
