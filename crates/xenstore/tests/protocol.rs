@@ -326,10 +326,7 @@ fn domains() {
 #[test]
 fn control_and_what_is_unknown() {
     let (mut server, dom0, guest) = world();
-    assert_eq!(
-        ask(&mut server, dom0, XS_CONTROL, b"help\0"),
-        "check\nhelp|"
-    );
+    assert!(ask(&mut server, dom0, XS_CONTROL, b"help\0").starts_with("check"));
     assert_eq!(ask(&mut server, dom0, XS_CONTROL, b"check\0"), "OK|");
     assert_eq!(ask(&mut server, dom0, XS_CONTROL, b"nonsense\0"), "!EINVAL");
     for op in [

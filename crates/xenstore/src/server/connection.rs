@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cantle_abi::DomId;
 
 use super::outbox::Outbox;
+use super::stats::Counters;
 use super::watches::{Watch, WatchKey};
 use crate::store::{Actor, Transaction};
 use crate::wire::{HEADER_SIZE, Message, TooLong};
@@ -22,6 +23,9 @@ pub(super) struct Connection {
     pub(super) outbox: Outbox,
     /// The beginning of a message that is not all there.
     pub(super) partial: Vec<u8>,
+    pub(super) counters: Counters,
+    /// How many of its commands the host has not answered.
+    pub(super) waiting: u32,
     /// It is in the server's list of those with something new.
     pub(super) ready: bool,
 }
@@ -36,6 +40,8 @@ impl Connection {
             watches: HashMap::new(),
             outbox: Outbox::default(),
             partial: Vec::new(),
+            counters: Counters::default(),
+            waiting: 0,
             ready: false,
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cantle_abi::{DomId, Errno};
 
+use super::stats::Counters;
 use super::{ConnId, Server};
 use crate::store::{Actor, Change};
 use crate::{Access, Perms};
@@ -12,8 +13,13 @@ use crate::{Access, Perms};
 #[derive(Debug, Default)]
 pub(super) struct Domain {
     pub(super) introduced: bool,
+    pub(super) connections: u32,
     pub(super) watches: u32,
     pub(super) transactions: u32,
+    /// What was counted for connections that have ended.
+    pub(super) past: Counters,
+    /// How often a quota has refused it something.
+    pub(super) quota_hits: u64,
 }
 
 /// The two names that are watched and are no nodes.
@@ -131,10 +137,17 @@ impl Server {
         self.domains.entry(domid).or_default()
     }
 
-    /// Drops the account of a domain that is neither known nor uses anything.
+    /// Drops the account of a domain that is neither known nor connected and uses nothing. Domain 0 stays: its connections
+    /// come and go, and what they have done is worth knowing.
     pub(super) fn tidy(&mut self, domid: DomId) {
+        if domid == DomId::DOM0 {
+            return;
+        }
         if self.domains.get(&domid).is_some_and(|domain| {
-            !domain.introduced && domain.watches == 0 && domain.transactions == 0
+            !domain.introduced
+                && domain.connections == 0
+                && domain.watches == 0
+                && domain.transactions == 0
         }) {
             self.domains.remove(&domid);
         }

@@ -8,8 +8,10 @@
 mod connection;
 mod control;
 mod domains;
+mod host;
 mod outbox;
 mod requests;
+mod stats;
 mod watches;
 
 use std::collections::{HashMap, VecDeque};
@@ -26,12 +28,16 @@ use domains::{Domain, SpecialPerms};
 use requests::Reply;
 use watches::WatchIndex;
 
+pub use host::{HostCommand, Ticket};
+pub use stats::DomainStats;
+
 /// A connection's number. No number is used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(u64);
 
 /// What a privileged client asked for that the server cannot do itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Action {
     /// `XS_INTRODUCE`: the domain's xenstore page is at this frame, and it listens at this port.
     Introduced {
@@ -46,6 +52,13 @@ pub enum Action {
     Released {
         /// The domain.
         domid: DomId,
+    },
+    /// `XS_CONTROL`: a command for the host, who gives the ticket back with the answer.
+    Control {
+        /// For [`Server::answer`].
+        ticket: Ticket,
+        /// What is to be done.
+        command: HostCommand,
     },
 }
 
@@ -115,6 +128,7 @@ impl Server {
         self.next_conn += 1;
         self.connections
             .insert(id, Connection::new(domid, privileged));
+        self.usage(domid).connections += 1;
         id
     }
 
@@ -123,7 +137,10 @@ impl Server {
         self.drop_watches(conn);
         if let Some(connection) = self.connections.remove(&conn) {
             let open = connection.transactions.len();
-            self.usage(connection.actor.domid).transactions -= u32::try_from(open).unwrap_or(0);
+            let domain = self.usage(connection.actor.domid);
+            domain.transactions -= u32::try_from(open).unwrap_or(0);
+            domain.connections = domain.connections.saturating_sub(1);
+            domain.past.add(connection.counters);
             self.tidy(connection.actor.domid);
         }
     }
@@ -224,7 +241,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// The protocol's error; `EIO` where the connection is gone.
+    /// The protocol's error; `EIO` where the connection is gone; `ENOSYS` for what only the host can answer.
     pub fn request(
         &mut self,
         conn: ConnId,
@@ -232,7 +249,12 @@ impl Server {
         tx: TxId,
         payload: &[u8],
     ) -> Result<Vec<u8>, Errno> {
-        let reply = self.execute(conn, op, tx, payload)?;
+        let result = match self.execute(conn, op, tx, payload) {
+            Ok(Reply::Later(_)) => Err(Errno::ENOSYS),
+            result => result,
+        };
+        self.count(conn, result.is_err());
+        let reply = result?;
         let bytes = reply.bytes().to_vec();
         self.after(conn, reply);
         Ok(bytes)
@@ -245,7 +267,21 @@ impl Server {
 
     fn handle(&mut self, conn: ConnId, message: &Message<'_>) {
         let header = &message.header;
-        let result = self.execute(conn, header.kind, TxId(header.tx_id), message.payload);
+        let result = match self.execute(conn, header.kind, TxId(header.tx_id), message.payload) {
+            Ok(Reply::Later(command)) => {
+                let ticket = Ticket {
+                    conn,
+                    req_id: header.req_id,
+                    tx_id: header.tx_id,
+                };
+                match self.leave_to_host(ticket, command) {
+                    Ok(()) => return self.count(conn, false),
+                    Err(errno) => Err(errno),
+                }
+            }
+            result => result,
+        };
+        self.count(conn, result.is_err());
         let Some(connection) = self.connections.get_mut(&conn) else {
             return;
         };
@@ -264,6 +300,13 @@ impl Server {
                     .reply(XS_ERROR, header.req_id, header.tx_id, &[text, b"\0"]);
                 self.mark_ready(conn);
             }
+        }
+    }
+
+    fn count(&mut self, conn: ConnId, failed: bool) {
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.counters.requests += 1;
+            connection.counters.errors += u64::from(failed);
         }
     }
 

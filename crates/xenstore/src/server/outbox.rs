@@ -45,6 +45,11 @@ impl Outbox {
         self.replies.len() + (self.staged.len() - self.sent)
     }
 
+    /// Bytes of replies and events that wait.
+    pub(super) fn unread(&self) -> usize {
+        self.reply_bytes() + self.event_bytes
+    }
+
     /// Queues a reply, which fits in a message.
     pub(super) fn reply(&mut self, kind: XsType, req_id: u32, tx_id: u32, parts: &[&[u8]]) {
         if self.order.is_empty() {

@@ -12,7 +12,7 @@ use cantle_abi::{DomId, Errno, Gfn, Port};
 
 use super::connection::Connection;
 use super::watches::Watch;
-use super::{Action, ConnId, Server};
+use super::{Action, ConnId, HostCommand, Server};
 use crate::Perms;
 use crate::client::TxId;
 use crate::path::{Resolved, components, resolve};
@@ -35,6 +35,8 @@ pub(super) enum Reply {
     Value(Arc<[u8]>),
     /// Anything else.
     Bytes(Vec<u8>),
+    /// Nothing yet: the host will answer.
+    Later(HostCommand),
 }
 
 impl Reply {
@@ -43,6 +45,7 @@ impl Reply {
             Self::Done | Self::Watching(_) => b"OK\0",
             Self::Value(value) => value,
             Self::Bytes(bytes) => bytes,
+            Self::Later(_) => &[],
         }
     }
 
@@ -239,6 +242,7 @@ impl Server {
         let limit = self.limits.transactions;
         let usage = self.usage(actor.domid);
         if !actor.privileged && usage.transactions >= limit {
+            usage.quota_hits += 1;
             return Err(Errno::ENOSPC);
         }
         usage.transactions += 1;
@@ -291,6 +295,7 @@ impl Server {
         let limit = self.limits.watches;
         let usage = self.usage(actor.domid);
         if !actor.privileged && usage.watches >= limit {
+            usage.quota_hits += 1;
             return Err(Errno::E2BIG);
         }
         usage.watches += 1;

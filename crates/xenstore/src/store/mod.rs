@@ -169,6 +169,20 @@ impl Store {
         self.owned.get(&domain).copied().unwrap_or(0)
     }
 
+    /// How many nodes each owner has and what names, values and permissions are kept in them, in bytes; by a walk.
+    pub(crate) fn held(&self) -> Vec<(DomId, u64, u64)> {
+        let mut held: HashMap<DomId, (u64, u64)> = HashMap::new();
+        for node in nodes(self.tree.root()) {
+            let bytes = node.name.len() + node.value.len() + 4 * (1 + node.perms.listed.len());
+            let (nodes, sum) = held.entry(node.perms.owner).or_default();
+            *nodes += 1;
+            *sum += bytes as u64;
+        }
+        held.into_iter()
+            .map(|(domid, (nodes, bytes))| (domid, nodes, bytes))
+            .collect()
+    }
+
     /// Compares the accounts with the tree; the domains for which they differ.
     pub(crate) fn audit(&self) -> Vec<DomId> {
         let mut counted = Delta::new();
