@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{guests, process, programs, workspace};
+use crate::{guests, peers, process, programs, workspace};
 
 /// Options of `cargo xtask bench`.
 #[derive(Debug, Args)]
@@ -20,6 +20,9 @@ pub(crate) fn main(args: &BenchArgs) -> Result<ExitCode> {
     // The machine's start-up is measured with a guest of ours.
     guests::build()?;
     programs::build_native()?;
+    if let Err(error) = peers::prepare() {
+        eprintln!("xtask: no peers to compare xenstore with: {error:#}");
+    }
     let mut build = programs::cargo();
     build.args([
         "build",

@@ -13,6 +13,7 @@ mod lab;
 mod machine;
 mod modules;
 mod packages;
+mod peers;
 mod process;
 mod programs;
 mod qemu;
@@ -42,6 +43,8 @@ enum Chore {
     Test(test::TestArgs),
     /// Measures against limits and peers; tables here, rows in target/bench/AREA.json.
     Bench(bench::BenchArgs),
+    /// Makes Xen's own xenstored and oxenstored ready to be compared with, and says how to start them.
+    Peers,
     /// Builds the project's own guests.
     Guests,
     /// Runs a fuzz target, or all.
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Chore::Demo(args) => demo::main(&args),
         Chore::Test(args) => test::main(&args),
         Chore::Bench(args) => bench::main(&args),
+        Chore::Peers => peers::main(),
         Chore::Guests => guests::build().map(|()| ExitCode::SUCCESS),
         Chore::Fuzz(args) => fuzz::main(&args),
         Chore::Size => size::main(),

@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::images::{Debian, Guest};
-use crate::{demo, fuzz, guests, hostile, machine, programs, workspace};
+use crate::{demo, fuzz, guests, hostile, machine, peers, programs, workspace};
 use tally::Tally;
 
 /// Options of `cargo xtask test`.
@@ -30,6 +30,7 @@ pub(crate) fn main(args: &TestArgs) -> Result<ExitCode> {
     let mut tally = Tally::default();
     tally.check("set-up", machine::for_tests);
     tally.check("the guests build", guests::build);
+    tally.check("the peers", peers::prepare);
     lints(&mut tally);
     tests(&mut tally, args.long);
     fuzzing(&mut tally, args.long);
