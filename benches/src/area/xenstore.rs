@@ -6,9 +6,10 @@ use anyhow::{Context, Result, ensure};
 use cantle_abi::DomId;
 use cantle_abi::io::xs_wire::{XENSTORE_REQ, XENSTORE_RSP, XS_READ};
 use cantle_abi::ring::HeapPages;
+use cantle_xenstore::prelude::*;
 use cantle_xenstore::transport::ring::{Pumped, Ring};
 use cantle_xenstore::transport::ring_client::RingClient;
-use cantle_xenstore::{ClientExt, Shared, TxId};
+use cantle_xenstore::{Shared, TxId};
 
 use crate::measure::Unit;
 use crate::report::Report;

@@ -316,7 +316,8 @@ fn ring_ref0_names_a_single_page_too() {
     let mut front = BlkFront::start(&world).unwrap();
     let client = world.client(cantle_blkback::test_utils::FRONT).unwrap();
     let key = |name| format!("{}/{name}", world.id().frontend_path());
-    use cantle_xenstore::{ClientExt, TxId};
+    use cantle_xenstore::TxId;
+    use cantle_xenstore::prelude::*;
     let gref = client.read(TxId::NONE, &key("ring-ref")).unwrap();
     client.write(TxId::NONE, &key("ring-ref0"), &gref).unwrap();
     client

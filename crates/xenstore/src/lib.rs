@@ -18,7 +18,8 @@
 //!
 //! ```
 //! use cantle_abi::DomId;
-//! use cantle_xenstore::{Access, Client, ClientExt, Perms, Shared, TxId};
+//! use cantle_xenstore::prelude::*;
+//! use cantle_xenstore::{Access, Perms, Shared, TxId};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let store = Shared::default();
@@ -66,9 +67,14 @@ mod wake;
 pub mod wire;
 pub mod xenbus;
 
-pub use client::{Client, ClientExt, LocalClient, TxId, WatchEvent};
+pub use client::{Client, LocalClient, TxId, WatchEvent};
 pub use error::Error;
 pub use limits::Limits;
 pub use perms::{Access, Perms};
 pub use server::Server;
 pub use shared::{Shared, Waker};
+
+/// [`Client`] and the requests upon it: `use cantle_xenstore::prelude::*`.
+pub mod prelude {
+    pub use crate::client::{Client, ReadExt, TransactExt, WatchExt, WriteExt};
+}

@@ -6,9 +6,10 @@ use cantle_abi::io::xs_wire::{
     XS_CONTROL, XS_DIRECTORY, XS_READ, XS_RESET_WATCHES, XS_WATCH, XS_WATCH_EVENT, XS_WRITE,
 };
 use cantle_abi::{DomId, Errno};
+use cantle_xenstore::prelude::*;
 use cantle_xenstore::server::Server;
 use cantle_xenstore::wire::{self, Message};
-use cantle_xenstore::{Access, Client, ClientExt, LocalClient, Perms, Shared, TxId, WatchEvent};
+use cantle_xenstore::{Access, LocalClient, Perms, Shared, TxId, WatchEvent};
 
 const NONE: TxId = TxId::NONE;
 const GUEST: DomId = DomId(7);

@@ -11,10 +11,11 @@ use cantle_abi::io::xs_wire::{
 };
 use cantle_abi::ring::HeapPages;
 use cantle_abi::{DomId, Errno, SharedMemory};
+use cantle_xenstore::prelude::*;
 use cantle_xenstore::server::Closed;
 use cantle_xenstore::transport::ring_client::RingClient;
 use cantle_xenstore::transport::{Pumped, Ring, RingFault};
-use cantle_xenstore::{Access, Client, ClientExt, LocalClient, Perms, Shared, TxId};
+use cantle_xenstore::{Access, LocalClient, Perms, Shared, TxId};
 
 const GUEST: DomId = DomId(3);
 const NONE: TxId = TxId::NONE;

@@ -4,7 +4,8 @@ use std::os::fd::AsRawFd;
 use std::thread;
 
 use cantle_abi::DomId;
-use cantle_xenstore::{Client, ClientExt, Shared, TxId};
+use cantle_xenstore::prelude::*;
+use cantle_xenstore::{Shared, TxId};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 const NONE: TxId = TxId::NONE;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use cantle_abi::io::xenbus::XenbusState as S;
 use cantle_abi::{DomId, Gfn, Port};
+use cantle_xenstore::prelude::*;
 use cantle_xenstore::xenbus::{
     Backend, Device, DeviceError, DeviceId, FrontKeys, Frontend, Keys, Phase, toolstack,
 };
-use cantle_xenstore::{Client, ClientExt, LocalClient, Shared, TxId};
+use cantle_xenstore::{LocalClient, Shared, TxId};
 
 const GUEST: DomId = DomId(5);
 const NONE: TxId = TxId::NONE;

@@ -14,8 +14,9 @@ use cantle_abi::ring::FrontRing;
 use cantle_abi::{DomId, Gfn, GrantRef, PAGE_SIZE};
 use cantle_evtchn::{Channel, EventChannels};
 use cantle_grant::test_utils::{GuestPages, HeapGuest};
+use cantle_xenstore::prelude::*;
 use cantle_xenstore::xenbus::{DeviceId, XenbusState};
-use cantle_xenstore::{ClientExt, LocalClient, TxId};
+use cantle_xenstore::{LocalClient, TxId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{Part, PartMut};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use cantle_abi::Errno;
 use cantle_abi::io::xs_wire::XsType;
 
-pub use ext::{ClientExt, TRANSACT_TRIES};
+pub use ext::{ReadExt, TRANSACT_TRIES, TransactExt, WatchExt, WriteExt};
 pub use local::LocalClient;
 
 /// A transaction's number, within one client.
@@ -34,7 +34,8 @@ pub struct WatchEvent {
 
 /// A connection to a xenstore.
 ///
-/// Three functions are all that a transport has to offer; what people use is in [`ClientExt`], which every client has.
+/// These functions are all that a transport has to offer; what people use is in [`ReadExt`], [`WriteExt`], [`WatchExt`] and
+/// [`TransactExt`], which every client has.
 /// Requests of several threads may be outstanding at once; each waits for its own reply.
 pub trait Client: Send + Sync {
     /// Sends one request and waits for its reply's payload.

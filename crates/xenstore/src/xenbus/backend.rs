@@ -7,7 +7,8 @@ use std::sync::Arc;
 use cantle_abi::Errno;
 
 use super::{DeviceId, FrontKeys, XenbusState};
-use crate::{Client, ClientExt, Error, TxId};
+use crate::prelude::*;
+use crate::{Error, TxId};
 
 const WATCH_TOKEN: &str = "xenbus";
 const EVENTS_PER_CALL: u32 = 64;

@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use cantle_abi::DomId;
 
-use crate::{Client, ClientExt, Error, TxId};
+use crate::prelude::*;
+use crate::{Error, TxId};
 
 /// The front end's directory at one moment: everything read through it belongs together.
 ///

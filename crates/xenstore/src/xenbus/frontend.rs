@@ -4,7 +4,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::{DeviceId, Keys, XenbusState};
-use crate::{Client, ClientExt, Error, TxId};
+use crate::prelude::*;
+use crate::{Error, TxId};
 
 /// A front end of one device over a client of the guest's domain: it does what a guest's driver does in the store, and
 /// leaves rings and channels to its owner.

@@ -4,7 +4,8 @@ use cantle_abi::io::xenbus::XenbusState;
 use cantle_abi::{DomId, Gfn, Port};
 
 use super::{DeviceId, domain_path};
-use crate::{Access, Client, ClientExt, Error, Perms, TxId};
+use crate::prelude::*;
+use crate::{Access, Error, Perms, TxId};
 
 /// What a new domain's home says about it.
 #[derive(Clone, Debug, PartialEq, Eq)]

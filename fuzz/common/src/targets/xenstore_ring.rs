@@ -5,9 +5,10 @@ use std::sync::Arc;
 use arbitrary::Arbitrary;
 use cantle_abi::DomId;
 use cantle_abi::ring::HeapPages;
+use cantle_xenstore::prelude::*;
 use cantle_xenstore::transport::ring::{Pumped, Ring};
 use cantle_xenstore::transport::ring_client::RingClient;
-use cantle_xenstore::{ClientExt, Shared, TxId};
+use cantle_xenstore::{Shared, TxId};
 
 use super::xenstore_server::Request;
 use crate::input::{self, Odd};
