@@ -1,5 +1,6 @@
 //! How bytes travel between the server and clients elsewhere.
 
+pub mod attach;
 pub mod ring;
 #[cfg(feature = "test-utils")]
 pub mod ring_client;
