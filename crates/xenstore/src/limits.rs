@@ -7,6 +7,8 @@
 pub struct Limits {
     /// Nodes that it owns (`ENOSPC`).
     pub nodes: u32,
+    /// Bytes of memory that its nodes take: names, values, permissions and what a node costs beside (`ENOSPC`).
+    pub memory: usize,
     /// Bytes of a node: its value, and four for each permission (`ENOSPC`).
     pub node_bytes: usize,
     /// Permissions of a node (`ENOSPC`).
@@ -32,6 +34,7 @@ impl Limits {
     /// Xen's defaults, where Xen has such a quota.
     pub const DEFAULT: Self = Self {
         nodes: 1000,
+        memory: 2560 * 1024,
         node_bytes: 2048,
         perms_per_node: 5,
         path_depth: 64,

@@ -46,7 +46,7 @@ impl Server {
             .store
             .audit()
             .into_iter()
-            .map(|domain| format!("nodes of domain {domain} are miscounted"))
+            .map(|domain| format!("nodes or bytes of domain {domain} are miscounted"))
             .collect();
         let by_connection: usize = self
             .connections

@@ -108,10 +108,10 @@ impl Server {
                 stats.unread += connection.outbox.unread() as u64;
             });
         }
-        for (domid, nodes, bytes) in self.store.held() {
+        for (domid, usage) in self.store.usages() {
             of(domid, &mut |stats| {
-                stats.nodes += nodes;
-                stats.bytes += bytes;
+                stats.nodes += u64::try_from(usage.nodes).unwrap_or(0);
+                stats.bytes += u64::try_from(usage.bytes).unwrap_or(0);
             });
         }
         all.into_values().collect()

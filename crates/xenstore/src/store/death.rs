@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cantle_abi::DomId;
 
 use super::edit::private_to_dom0;
-use super::{Change, Children, Cursor, Delta, Node, Tree};
+use super::{Accounts, Change, Children, Cursor, Node, Tree};
 use crate::Perms;
 
 /// A node on the way down, with what is kept of its children so far.
@@ -55,7 +55,7 @@ pub(super) fn scrub(
     tree: &mut Tree,
     dead: DomId,
     generation: u64,
-    delta: &mut Delta,
+    delta: &mut Accounts,
 ) -> Vec<Change> {
     let mut changes: Vec<Change> = Vec::new();
     let mut stack = vec![Frame::new(tree.root(), String::new(), 0)];
@@ -95,7 +95,7 @@ fn decide(
     frame: Frame,
     dead: DomId,
     generation: u64,
-    delta: &mut Delta,
+    delta: &mut Accounts,
     changes: &mut Vec<Change>,
 ) -> Fate {
     let Frame {
@@ -107,13 +107,12 @@ fn decide(
         ..
     } = frame;
     let own = node.perms.owner == dead;
-    if own {
-        *delta.entry(dead).or_default() -= 1;
-    }
+    let (owner, cost) = node.cost();
     // The root stays in any case.
     if own && kept.is_empty() && !path.is_empty() {
         // Those below are gone with it.
         changes.truncate(before);
+        delta.add(owner, cost.negated());
         return Fate::Gone(Change {
             path: path.into(),
             before: Some(Arc::clone(&node.perms)),
@@ -127,7 +126,6 @@ fn decide(
         return Fate::Same(node);
     }
     let perms = if own {
-        *delta.entry(DomId::DOM0).or_default() += 1;
         private_to_dom0()
     } else if named {
         let mut perms = Perms::clone(&node.perms);
@@ -136,7 +134,7 @@ fn decide(
     } else {
         Arc::clone(&node.perms)
     };
-    Fate::New(Arc::new(Node {
+    let node = Node {
         name: Arc::clone(&node.name),
         value: if own {
             Arc::default()
@@ -146,5 +144,9 @@ fn decide(
         perms,
         generation,
         children: Children::from_sorted(&kept),
-    }))
+    };
+    delta.add(owner, cost.negated());
+    let (owner, cost) = node.cost();
+    delta.add(owner, cost);
+    Fate::New(Arc::new(node))
 }

@@ -1,11 +1,11 @@
 //! The four edits.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use cantle_abi::{DomId, Errno};
 
-use super::{Actor, Delta, Found, Node, Tree, nodes};
+use super::account::{Usage, of_perms, signed};
+use super::{Accounts, Actor, Found, Node, Tree, nodes};
 use crate::limits::Limits;
 use crate::path::components;
 use crate::{Access, Perms};
@@ -40,9 +40,9 @@ pub(crate) struct Change {
 /// A tree that is being changed, with what the changes cost whom.
 pub(crate) struct View<'a> {
     pub(crate) tree: &'a mut Tree,
-    /// Nodes by owner, without `delta`.
-    pub(crate) owned: &'a HashMap<DomId, i64>,
-    pub(crate) delta: &'a mut Delta,
+    /// What each domain's nodes cost, without `delta`.
+    pub(crate) accounts: &'a Accounts,
+    pub(crate) delta: &'a mut Accounts,
     pub(crate) generation: &'a mut u64,
     pub(crate) limits: &'a Limits,
 }
@@ -76,10 +76,13 @@ impl View<'_> {
         if missing > 0 {
             return self.create(actor, path, missing, &perms, value);
         }
+        let more = signed(value.len()) - signed(nearest.value.len());
+        self.afford(actor, perms.owner, Usage::of_bytes(more))?;
         let generation = self.next_generation();
         let node = self.tree.get_mut(path).ok_or(Errno::EIO)?;
         node.value = Arc::clone(value);
         node.generation = generation;
+        self.delta.add(perms.owner, Usage::of_bytes(more));
         Ok(Change {
             path: path.into(),
             before: Some(Arc::clone(&perms)),
@@ -123,21 +126,18 @@ impl View<'_> {
                 ..Perms::clone(inherited)
             })
         };
-        let made = i64::try_from(missing).map_err(|_| Errno::ENOSPC)?;
-        if !actor.privileged {
-            let depth = components(path).count();
-            let nodes = self.count(actor.domid).saturating_add(made);
-            if depth > self.limits.path_depth || nodes > i64::from(self.limits.nodes) {
-                return Err(Errno::ENOSPC);
-            }
+        if !actor.privileged && components(path).count() > self.limits.path_depth {
+            return Err(Errno::ENOSPC);
         }
+        let cost = cost_of_new(path, missing, &perms, value);
+        self.afford(actor, perms.owner, cost)?;
         let generation = self.next_generation();
         let node = self
             .tree
             .create(path, &perms, generation)
             .ok_or(Errno::EIO)?;
         node.value = Arc::clone(value);
-        self.charge(perms.owner, made);
+        self.delta.add(perms.owner, cost);
         Ok(Change {
             path: path.into(),
             before: None,
@@ -170,7 +170,8 @@ impl View<'_> {
         let generation = self.next_generation();
         let removed = self.tree.remove(path, generation).ok_or(Errno::EIO)?;
         for node in nodes(&removed) {
-            self.charge(node.perms.owner, -1);
+            let (owner, cost) = node.cost();
+            self.delta.add(owner, cost.negated());
         }
         Ok(Some(Change {
             path: path.into(),
@@ -201,14 +202,17 @@ impl View<'_> {
                 return Err(Errno::ENOSPC);
             }
         }
+        // Only a privileged domain changes the owner; nobody is asked then whether he can afford it.
+        let more = of_perms(perms) - of_perms(&before);
+        self.afford(actor, perms.owner, Usage::of_bytes(more))?;
         let generation = self.next_generation();
         let node = self.tree.get_mut(path).ok_or(Errno::EIO)?;
+        let (_, cost) = node.cost();
         node.perms = Arc::clone(perms);
         node.generation = generation;
-        if before.owner != perms.owner {
-            self.charge(before.owner, -1);
-            self.charge(perms.owner, 1);
-        }
+        self.delta.add(before.owner, cost.negated());
+        self.delta
+            .add(perms.owner, cost.plus(Usage::of_bytes(more)));
         Ok(Change {
             path: path.into(),
             before: Some(before),
@@ -227,13 +231,25 @@ impl View<'_> {
         }
     }
 
-    fn count(&self, domain: DomId) -> i64 {
-        let owned = self.owned.get(&domain).copied().unwrap_or(0);
-        owned + self.delta.get(&domain).copied().unwrap_or(0)
-    }
-
-    fn charge(&mut self, domain: DomId, nodes: i64) {
-        *self.delta.entry(domain).or_default() += nodes;
+    /// Whether the owner's quotas allow for so much more. Every edit that makes something grow asks this before it changes
+    /// anything. The owner pays, whoever edits; but a privileged domain is not held up by anyone's quota, and what
+    /// shrinks is never refused.
+    fn afford(&self, actor: Actor, owner: DomId, more: Usage) -> Result<(), Errno> {
+        if actor.privileged {
+            return Ok(());
+        }
+        let after = self
+            .accounts
+            .of(owner)
+            .plus(self.delta.of(owner))
+            .plus(more);
+        let too_many = more.nodes > 0 && after.nodes > i64::from(self.limits.nodes);
+        let too_much = more.bytes > 0 && after.bytes > signed(self.limits.memory);
+        if too_many || too_much {
+            Err(Errno::ENOSPC)
+        } else {
+            Ok(())
+        }
     }
 
     fn next_generation(&mut self) -> u64 {
@@ -251,6 +267,14 @@ impl Change {
             .flatten()
             .any(|perms| watcher.may_read(perms))
     }
+}
+
+/// The cost of the last `missing` nodes of a path, the last of which has the value.
+fn cost_of_new(path: &str, missing: usize, perms: &Perms, value: &[u8]) -> Usage {
+    path.rsplit('/')
+        .take(missing)
+        .map(|name| Usage::of_node(name, 0, perms))
+        .fold(Usage::of_bytes(signed(value.len())), Usage::plus)
 }
 
 /// What dom0 alone may see.

@@ -3,17 +3,18 @@
 //! The tree is immutable where it is shared, so a transaction's snapshot is one pointer. All changes go through
 //! [`View::edit`], which checks everything before it touches anything: an edit that fails has changed nothing.
 
+mod account;
 mod children;
 mod death;
 mod edit;
 mod node;
 mod transaction;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use cantle_abi::{DomId, Errno};
 
+pub(crate) use account::{Accounts, Usage};
 pub(crate) use children::{Children, Cursor};
 pub(crate) use edit::{Change, Edit, View};
 pub(crate) use node::{Found, Node, Tree, nodes, walk};
@@ -55,14 +56,11 @@ impl Actor {
     }
 }
 
-/// How many nodes each domain gained or lost.
-pub(crate) type Delta = HashMap<DomId, i64>;
-
-/// The tree as it is now, and how many nodes each domain owns in it.
+/// The tree as it is now, and what each domain's nodes in it cost.
 #[derive(Debug)]
 pub(crate) struct Store {
     pub(crate) tree: Tree,
-    owned: HashMap<DomId, i64>,
+    accounts: Accounts,
     generation: u64,
 }
 
@@ -72,16 +70,13 @@ impl Store {
         let perms = Arc::new(Perms::new(DomId::DOM0, Access::None));
         let mut store = Self {
             tree: Tree::new(Arc::new(Node::new("", Arc::clone(&perms), 0))),
-            owned: HashMap::new(),
+            accounts: Accounts::default(),
             generation: 0,
         };
         for path in ["/tool/xenstored", "/local/domain"] {
             store.tree.create(path, &perms, 0);
         }
-        let made = nodes(store.tree.root()).count();
-        store
-            .owned
-            .insert(DomId::DOM0, i64::try_from(made).unwrap_or(i64::MAX));
+        store.accounts = store.tree.accounts();
         store
     }
 
@@ -93,16 +88,16 @@ impl Store {
         edit: &Edit,
         limits: &Limits,
     ) -> Result<Option<Change>, Errno> {
-        let mut delta = Delta::new();
+        let mut delta = Accounts::default();
         let change = View {
             tree: &mut self.tree,
-            owned: &self.owned,
+            accounts: &self.accounts,
             delta: &mut delta,
             generation: &mut self.generation,
             limits,
         }
         .edit(actor, path, edit)?;
-        self.settle(&delta);
+        self.accounts.add_all(&delta);
         Ok(change)
     }
 
@@ -120,7 +115,14 @@ impl Store {
         edit: Edit,
         limits: &Limits,
     ) -> Result<(), Errno> {
-        tx.edit(&self.owned, &mut self.generation, actor, path, edit, limits)
+        tx.edit(
+            &self.accounts,
+            &mut self.generation,
+            actor,
+            path,
+            edit,
+            limits,
+        )
     }
 
     /// Commits a transaction; the changes it made, in order.
@@ -133,23 +135,23 @@ impl Store {
         let tx = match tx.unopposed(&self.tree) {
             Ok((tree, delta, changes)) => {
                 self.tree = tree;
-                self.settle(&delta);
+                self.accounts.add_all(&delta);
                 return Ok(changes);
             }
             Err(tx) => tx,
         };
         let mut tree = self.tree.clone();
-        let mut delta = Delta::new();
+        let mut delta = Accounts::default();
         let mut view = View {
             tree: &mut tree,
-            owned: &self.owned,
+            accounts: &self.accounts,
             delta: &mut delta,
             generation: &mut self.generation,
             limits,
         };
         let changes = tx.replay(&mut view, actor)?;
         self.tree = tree;
-        self.settle(&delta);
+        self.accounts.add_all(&delta);
         Ok(changes)
     }
 
@@ -157,56 +159,26 @@ impl Store {
     /// inherits nothing. See [`death::scrub`].
     pub(crate) fn forget(&mut self, dead: DomId) -> Vec<Change> {
         self.generation += 1;
-        let mut delta = Delta::new();
+        let mut delta = Accounts::default();
         let changes = death::scrub(&mut self.tree, dead, self.generation, &mut delta);
-        self.settle(&delta);
-        self.owned.remove(&dead);
+        self.accounts.add_all(&delta);
         changes
     }
 
-    /// How many nodes a domain owns.
-    pub(crate) fn owned_by(&self, domain: DomId) -> i64 {
-        self.owned.get(&domain).copied().unwrap_or(0)
+    /// What a domain's nodes cost it: how many there are, and about how many bytes of memory they take. This is what its
+    /// quotas are held against.
+    #[cfg(test)]
+    pub(crate) fn usage_of(&self, domain: DomId) -> Usage {
+        self.accounts.of(domain)
     }
 
-    /// How many nodes each owner has and what names, values and permissions are kept in them, in bytes; by a walk.
-    pub(crate) fn held(&self) -> Vec<(DomId, u64, u64)> {
-        let mut held: HashMap<DomId, (u64, u64)> = HashMap::new();
-        for node in nodes(self.tree.root()) {
-            let bytes = node.name.len() + node.value.len() + 4 * (1 + node.perms.listed.len());
-            let (nodes, sum) = held.entry(node.perms.owner).or_default();
-            *nodes += 1;
-            *sum += bytes as u64;
-        }
-        held.into_iter()
-            .map(|(domid, (nodes, bytes))| (domid, nodes, bytes))
-            .collect()
+    /// What every domain's nodes cost; only of those that own any, in no order.
+    pub(crate) fn usages(&self) -> impl Iterator<Item = (DomId, Usage)> {
+        self.accounts.iter()
     }
 
     /// Compares the accounts with the tree; the domains for which they differ.
     pub(crate) fn audit(&self) -> Vec<DomId> {
-        let mut counted = Delta::new();
-        for node in nodes(self.tree.root()) {
-            *counted.entry(node.perms.owner).or_default() += 1;
-        }
-        let mut wrong: Vec<DomId> = counted
-            .keys()
-            .chain(self.owned.keys())
-            .copied()
-            .filter(|domain| counted.get(domain).copied().unwrap_or(0) != self.owned_by(*domain))
-            .collect();
-        wrong.sort_unstable();
-        wrong.dedup();
-        wrong
-    }
-
-    fn settle(&mut self, delta: &Delta) {
-        for (domain, change) in delta {
-            let owned = self.owned.entry(*domain).or_default();
-            *owned += change;
-            if *owned == 0 {
-                self.owned.remove(domain);
-            }
-        }
+        self.accounts.differing(&self.tree.accounts())
     }
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::Children;
+use super::{Accounts, Children, Usage};
+use cantle_abi::DomId;
+
 use crate::Perms;
 use crate::path::components;
 
@@ -26,6 +28,14 @@ impl Node {
             generation,
             children: Children::default(),
         }
+    }
+}
+
+impl Node {
+    /// Whom it costs what, without what is below it.
+    pub(crate) fn cost(&self) -> (DomId, Usage) {
+        let usage = Usage::of_node(&self.name, self.value.len(), &self.perms);
+        (self.perms.owner, usage)
     }
 }
 
@@ -59,6 +69,16 @@ impl Tree {
 
     pub(crate) fn root(&self) -> &Arc<Node> {
         &self.root
+    }
+
+    /// What its nodes cost, by a walk through all of them.
+    pub(crate) fn accounts(&self) -> Accounts {
+        let mut counted = Accounts::default();
+        for node in nodes(&self.root) {
+            let (owner, usage) = node.cost();
+            counted.add(owner, usage);
+        }
+        counted
     }
 
     pub(crate) fn find(&self, path: &str) -> Found<'_> {

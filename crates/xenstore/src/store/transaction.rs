@@ -15,12 +15,11 @@
 //!
 //! A transaction can only fail where another change was committed meanwhile, so somebody always makes progress.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use cantle_abi::{DomId, Errno};
 
-use super::{Actor, Change, Delta, Edit, Node, Tree, View};
+use super::{Accounts, Actor, Change, Edit, Node, Tree, View};
 use crate::limits::Limits;
 
 /// Which part of a node a request read.
@@ -54,7 +53,7 @@ pub(crate) struct Transaction {
     /// The store as it was at the beginning.
     base: Tree,
     tree: Tree,
-    delta: Delta,
+    delta: Accounts,
     changes: Vec<Change>,
     log: Vec<(Box<str>, Request)>,
     /// What the log keeps of the domain's own bytes.
@@ -68,7 +67,7 @@ impl Transaction {
         Self {
             base: tree.clone(),
             tree,
-            delta: Delta::new(),
+            delta: Accounts::default(),
             changes: Vec::new(),
             log: Vec::new(),
             bytes: 0,
@@ -92,7 +91,7 @@ impl Transaction {
 
     pub(super) fn edit(
         &mut self,
-        owned: &HashMap<DomId, i64>,
+        accounts: &Accounts,
         generation: &mut u64,
         actor: Actor,
         path: &str,
@@ -106,7 +105,7 @@ impl Transaction {
         self.make_room(actor, path, value, limits)?;
         let result = View {
             tree: &mut self.tree,
-            owned,
+            accounts,
             delta: &mut self.delta,
             generation,
             limits,
@@ -138,7 +137,7 @@ impl Transaction {
     /// What a commit results in where nobody has changed anything since the beginning: running the log again would come to
     /// the same. Else the transaction itself.
     #[expect(clippy::result_large_err, reason = "it is no error, and moved once")]
-    pub(super) fn unopposed(self, now: &Tree) -> Result<(Tree, Delta, Vec<Change>), Self> {
+    pub(super) fn unopposed(self, now: &Tree) -> Result<(Tree, Accounts, Vec<Change>), Self> {
         if self.doomed || !Arc::ptr_eq(self.base.root(), now.root()) {
             return Err(self);
         }
