@@ -5,6 +5,7 @@
 //! - the **store** (private): an immutable tree with structural sharing, permissions, accounts and transactions;
 //! - [`wire`]: the protocol's messages, parsed and emitted without I/O;
 //! - [`server`]: the protocol as a state machine, bytes in and bytes out; connections, watches, quotas, domains;
+//! - [`state`]: the documented file of a whole xenstore, or of one guest's part, parsed and emitted without I/O;
 //! - [`transport`]: how the bytes travel; here, a guest's shared page;
 //! - [`client`]: what everybody else uses, by three functions that a transport offers and the typed requests upon them;
 //! - [`xenbus`]: the handshake that every front and back end goes through, once for all kinds of device, and what a
@@ -61,6 +62,7 @@ mod path;
 mod perms;
 pub mod server;
 mod shared;
+pub mod state;
 mod store;
 pub mod transport;
 mod wake;

@@ -30,7 +30,7 @@ impl Access {
         matches!(self, Self::Write | Self::Both)
     }
 
-    const fn letter(self) -> char {
+    pub(crate) const fn letter(self) -> char {
         match self {
             Self::None => 'n',
             Self::Read => 'r',
@@ -39,7 +39,7 @@ impl Access {
         }
     }
 
-    const fn from_letter(letter: u8) -> Option<Self> {
+    pub(crate) const fn from_letter(letter: u8) -> Option<Self> {
         Some(match letter {
             b'n' => Self::None,
             b'r' => Self::Read,
