@@ -121,6 +121,8 @@ impl DomId {
     pub const SELF: Self = Self(0x7ff0);
     /// `DOMID_INVALID`.
     pub const INVALID: Self = Self(0x7ff4);
+    /// `DOMID_ANY`: no domain in particular; in a node's permissions, every domain.
+    pub const ANY: Self = Self(0x7ff5);
 
     /// The domain that `self` means when `caller` says it: itself, or `caller` for [`DomId::SELF`].
     #[must_use]

@@ -58,6 +58,14 @@ fn c_program(layouts: &[Layout], constants: &[Constant], expressions: &[(&str, u
         let n = constant.c;
         writeln!(c, "printf(\"const|{n}|%lld\\n\", (long long)({n}));").unwrap();
     }
+    for (guard, constant) in tables::newer_constants() {
+        let n = constant.c;
+        writeln!(
+            c,
+            "#ifdef {guard}\nprintf(\"const|{n}|%lld\\n\", (long long)({n}));\n#endif"
+        )
+        .unwrap();
+    }
     for (index, (expression, _)) in expressions.iter().enumerate() {
         writeln!(
             c,
@@ -157,6 +165,12 @@ fn layouts_and_values_are_those_of_the_c_headers() {
     for constant in &constants {
         compare(&format!("const|{}", constant.c), &[constant.value]);
     }
+    for (_, constant) in tables::newer_constants() {
+        let key = format!("const|{}", constant.c);
+        if c.contains_key(&key) {
+            compare(&key, &[constant.value]);
+        }
+    }
     for (index, (expression, value)) in expressions.iter().enumerate() {
         let value = i64::try_from(*value).unwrap();
         let theirs = c.get(&format!("expr|{index}")).map(Vec::as_slice);
@@ -210,6 +224,7 @@ fn no_structure_or_constant_is_left_out_of_the_tables() {
     let known: BTreeSet<&str> = tables::constants()
         .iter()
         .map(|c| c.c)
+        .chain(tables::newer_constants().into_iter().map(|(_, c)| c.c))
         .chain(tables::CONSTANTS_WITHOUT_C.iter().copied())
         .collect();
     let missing: Vec<_> = declared(&source, "pub const ")

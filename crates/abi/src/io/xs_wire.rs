@@ -68,6 +68,14 @@ xs_types! {
     XS_RESET_WATCHES = 21,
     /// A part of a long directory.
     XS_DIRECTORY_PART = 22,
+    /// What the server offers a domain (Xen 4.22).
+    XS_GET_FEATURE = 23,
+    /// Offer a domain other features (Xen 4.22).
+    XS_SET_FEATURE = 24,
+    /// A quota's value (Xen 4.22).
+    XS_GET_QUOTA = 25,
+    /// Set a quota's value (Xen 4.22).
+    XS_SET_QUOTA = 26,
 }
 
 /// `struct xsd_sockmsg`, 16 bytes: the header of every message. Nothing in it has been checked.
@@ -106,6 +114,10 @@ pub const XENSTORE_ERROR_OFFSET: usize = 2072;
 pub const XENSTORE_SERVER_FEATURE_RECONNECTION: u32 = 1;
 /// `server_features`: the server reports in `error` why it stopped.
 pub const XENSTORE_SERVER_FEATURE_ERROR: u32 = 2;
+/// `server_features`: a watch may name a depth (Xen 4.22).
+pub const XENSTORE_SERVER_FEATURE_WATCHDEPTH: u32 = 4;
+/// `server_features`: a node's permissions may name [`DomId::ANY`](crate::DomId::ANY) (Xen 4.22).
+pub const XENSTORE_SERVER_FEATURE_DOMID_ANY: u32 = 8;
 /// `connection`: the normal state.
 pub const XENSTORE_CONNECTED: u32 = 0;
 /// `connection`: a reset was asked for and is not done.

@@ -438,6 +438,26 @@ pub(crate) fn constants() -> Vec<Constant> {
     }
 }
 
+/// Constants that older headers lack, each with a macro that came with it or after it: where that is not defined, C is not asked.
+pub(crate) fn newer_constants() -> Vec<(&'static str, Constant)> {
+    use io::xs_wire as xs;
+    let newer = |guard, c, value: u32| {
+        let value = i64::from(value);
+        (guard, Constant { c, value })
+    };
+    let store = "XENSTORE_SERVER_FEATURE_WATCHDEPTH";
+    let any = "XENSTORE_SERVER_FEATURE_DOMID_ANY";
+    vec![
+        newer(any, "XS_GET_FEATURE", xs::XS_GET_FEATURE.0),
+        newer(any, "XS_SET_FEATURE", xs::XS_SET_FEATURE.0),
+        newer(any, "XS_GET_QUOTA", xs::XS_GET_QUOTA.0),
+        newer(any, "XS_SET_QUOTA", xs::XS_SET_QUOTA.0),
+        newer(store, store, xs::XENSTORE_SERVER_FEATURE_WATCHDEPTH),
+        newer(any, any, xs::XENSTORE_SERVER_FEATURE_DOMID_ANY),
+        newer("DOMID_ANY", "DOMID_ANY", u32::from(DomId::ANY.0)),
+    ]
+}
+
 /// C expressions with what they must come to: the shapes of rings, and values that the headers only imply.
 pub(crate) fn expressions() -> Vec<(&'static str, u64)> {
     fn slots<Q, S>(pages: usize) -> u64 {
