@@ -60,7 +60,7 @@ pub struct Perms {
     pub owner: DomId,
     /// What a domain may do that is not listed.
     pub others: Access,
-    /// Exceptions, by domain. The first that names a domain counts.
+    /// Exceptions, by domain. The first that names a domain counts; [`DomId::ANY`] names them all.
     pub listed: Vec<(DomId, Access)>,
 }
 
@@ -85,12 +85,17 @@ impl Perms {
     /// What `domain` may do, privilege aside.
     #[must_use]
     pub fn access_of(&self, domain: DomId) -> Access {
-        if domain == self.owner {
+        self.access_where(|named| named == domain)
+    }
+
+    /// What somebody may do whom each number means that `is` says so of, privilege aside.
+    pub(crate) fn access_where(&self, is: impl Fn(DomId) -> bool) -> Access {
+        if is(self.owner) {
             return Access::Both;
         }
         self.listed
             .iter()
-            .find(|(listed, _)| *listed == domain)
+            .find(|(listed, _)| *listed == DomId::ANY || is(*listed))
             .map_or(self.others, |(_, access)| *access)
     }
 

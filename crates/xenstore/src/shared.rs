@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cantle_abi::{DomId, Errno};
 
 use crate::client::LocalClient;
-use crate::server::{ConnId, Server};
+use crate::server::{ConnId, ConnKind, Server};
 
 /// Called when something waits for a connection. It may only leave a signal: it is called from whatever thread changed the
 /// store, and must not call the store itself.
@@ -74,10 +74,21 @@ impl Shared {
         result
     }
 
-    /// A new connection and its waker.
+    /// A new connection from within this process, and its waker.
     pub fn connect(&self, domid: DomId, privileged: bool, waker: Waker) -> ConnId {
+        self.connect_as(ConnKind::InProcess, domid, privileged, waker)
+    }
+
+    /// A new connection of a kind, and its waker: see [`Server::connect_as`].
+    pub fn connect_as(
+        &self,
+        kind: ConnKind,
+        domid: DomId,
+        privileged: bool,
+        waker: Waker,
+    ) -> ConnId {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let conn = inner.server.connect(domid, privileged);
+        let conn = inner.server.connect_as(kind, domid, privileged);
         inner.wakers.insert(conn, waker);
         conn
     }

@@ -8,7 +8,7 @@ use cantle_abi::io::xs_wire::{
     XS_WATCH_EVENT, XS_WRITE, XsType,
 };
 use cantle_abi::{DomId, Gfn, Port};
-use cantle_xenstore::server::{Action, Closed, ConnId, Server};
+use cantle_xenstore::server::{Action, Closed, ConnId, ConnKind, Server};
 use cantle_xenstore::wire::{Message, TooLong, emit};
 use proptest::prelude::*;
 
@@ -324,18 +324,103 @@ fn domains() {
 }
 
 #[test]
+fn a_stub_domain_has_its_targets_rights_while_both_live() {
+    let (mut server, dom0, guest) = world();
+    let s = &mut server;
+    let stub = s.connect(DomId(6), false);
+    assert_eq!(ask(s, guest, XS_WRITE, b"mine\0value"), "OK|");
+    assert_eq!(ask(s, dom0, XS_WRITE, b"/tool/shown\0value"), "OK|");
+    assert_eq!(ask(s, dom0, XS_SET_PERMS, b"/tool/shown\0n0\0r5\0"), "OK|");
+    let mine = b"/local/domain/5/mine\0";
+    assert_eq!(ask(s, stub, XS_READ, mine), "!EACCES");
+    assert_eq!(ask(s, guest, XS_SET_TARGET, b"6\x005\0"), "!EACCES");
+    assert_eq!(ask(s, dom0, XS_SET_TARGET, b"6\x005\0"), "!ENOENT");
+    assert_eq!(s.introduce(DomId(5)), Ok(true));
+    assert_eq!(s.introduce(DomId(6)), Ok(true));
+    for bad in [
+        &b"6\0"[..],
+        b"6\0x\0",
+        b"6\x000\0",
+        b"0\x005\0",
+        b"6\x0032752\0",
+    ] {
+        assert_eq!(ask(s, dom0, XS_SET_TARGET, bad), "!EINVAL");
+    }
+    assert_eq!(ask(s, dom0, XS_SET_TARGET, b"6\x005\0"), "OK|");
+    let later = s.connect(DomId(6), false);
+    for stub in [stub, later] {
+        assert_eq!(ask(s, stub, XS_READ, mine), "value");
+        assert_eq!(ask(s, stub, XS_READ, b"/tool/shown\0"), "value");
+        assert_eq!(ask(s, stub, XS_WRITE, b"/tool/shown\0x"), "!EACCES");
+        assert_eq!(ask(s, stub, XS_WRITE, b"/local/domain/5/its\0x"), "OK|");
+        assert_eq!(
+            ask(s, stub, XS_SET_PERMS, b"/local/domain/5/mine\0r5\0"),
+            "OK|"
+        );
+        assert_eq!(
+            ask(s, stub, XS_SET_PERMS, b"/local/domain/5/mine\0n6\0"),
+            "!EPERM"
+        );
+    }
+    assert_eq!(
+        ask(s, dom0, XS_GET_PERMS, b"/local/domain/5/its\0"),
+        "n6|r7|",
+        "what it makes is its own"
+    );
+    assert_eq!(ask(s, dom0, XS_RELEASE, b"5\0"), "OK|");
+    assert_eq!(ask(s, stub, XS_READ, b"/tool/shown\0"), "!EACCES");
+    assert_eq!(s.introduce(DomId(5)), Ok(true));
+    ask(s, dom0, XS_SET_PERMS, b"/tool/shown\0n0\0r5\0");
+    for stub in [stub, s.connect(DomId(6), false)] {
+        assert_eq!(
+            ask(s, stub, XS_READ, b"/tool/shown\0"),
+            "!EACCES",
+            "the next domain of that number is not its target"
+        );
+    }
+}
+
+#[test]
+fn where_relative_paths_begin() {
+    let (mut server, dom0, _) = world();
+    let s = &mut server;
+    let socket = s.connect_socket();
+    assert_eq!(ask(s, socket, XS_WRITE, b"foo/bar\0value"), "OK|");
+    assert_eq!(ask(s, socket, XS_READ, b"/foo/bar\0"), "value");
+    assert_eq!(ask(s, socket, XS_WATCH, b"foo\0t\0"), "OK|");
+    ask(s, dom0, XS_RM, b"/foo\0");
+    assert_eq!(sent(s, socket), [(XS_WATCH_EVENT, b"foo\0t\0".to_vec())]);
+    let ring = s.connect_as(ConnKind::Ring, GUEST, false);
+    assert_eq!(ask(s, ring, XS_WRITE, b"foo\0"), "OK|");
+    assert_eq!(ask(s, socket, XS_DIRECTORY, b"local/domain/5\0"), "foo|");
+    let kinds = [socket, ring].map(|conn| (s.kind(conn), s.domid(conn)));
+    assert_eq!(kinds[0], (Some(ConnKind::Socket), Some(DomId::DOM0)));
+    assert_eq!(kinds[1], (Some(ConnKind::Ring), Some(GUEST)));
+}
+
+#[test]
+fn a_privileged_domain_beside_domain_0() {
+    let (mut server, _, _) = world();
+    let s = &mut server;
+    let before = s.connect(DomId(6), false);
+    s.set_privileged(DomId(6));
+    let after = s.connect(DomId(6), false);
+    for conn in [before, after] {
+        assert_eq!(ask(s, conn, XS_GET_PERMS, b"/local/domain/5\0"), "n5|r7|");
+        assert_eq!(ask(s, conn, XS_INTRODUCE, b"5\x001\x002\0"), "OK|");
+    }
+    s.release(DomId(6)).unwrap();
+    let heir = s.connect(DomId(6), false);
+    assert_eq!(ask(s, heir, XS_INTRODUCE, b"5\x001\x002\0"), "!EACCES");
+}
+
+#[test]
 fn control_and_what_is_unknown() {
     let (mut server, dom0, guest) = world();
     assert!(ask(&mut server, dom0, XS_CONTROL, b"help\0").starts_with("check"));
     assert_eq!(ask(&mut server, dom0, XS_CONTROL, b"check\0"), "OK|");
     assert_eq!(ask(&mut server, dom0, XS_CONTROL, b"nonsense\0"), "!EINVAL");
-    for op in [
-        XS_SET_TARGET,
-        XS_WATCH_EVENT,
-        XS_ERROR,
-        XsType(20),
-        XsType(0xffff),
-    ] {
+    for op in [XS_WATCH_EVENT, XS_ERROR, XsType(20), XsType(0xffff)] {
         assert_eq!(ask(&mut server, guest, op, b"a\0"), "!ENOSYS");
     }
 }

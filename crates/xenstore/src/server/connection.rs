@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cantle_abi::DomId;
-
 use super::outbox::Outbox;
 use super::stats::Counters;
 use super::watches::{Watch, WatchKey};
@@ -12,8 +10,20 @@ use crate::store::{Actor, Transaction};
 use crate::wire::{HEADER_SIZE, Message, TooLong};
 use crate::xenbus::domain_path;
 
+/// What a connection comes in by. It decides where relative paths begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConnKind {
+    /// The server's own process; paths begin at the domain's home, `/local/domain/<domid>`.
+    InProcess,
+    /// A guest's shared page; paths begin at the domain's home.
+    Ring,
+    /// A Unix socket of the host; it has no home, and paths begin at the root.
+    Socket,
+}
+
 #[derive(Debug)]
 pub(super) struct Connection {
+    pub(super) kind: ConnKind,
     pub(super) actor: Actor,
     /// Where its relative paths begin.
     pub(super) home: Arc<str>,
@@ -31,10 +41,15 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(domid: DomId, privileged: bool) -> Self {
+    pub(super) fn new(kind: ConnKind, actor: Actor) -> Self {
+        let home = match kind {
+            ConnKind::InProcess | ConnKind::Ring => domain_path(actor.domid).into(),
+            ConnKind::Socket => "".into(),
+        };
         Self {
-            actor: Actor { domid, privileged },
-            home: domain_path(domid).into(),
+            kind,
+            actor,
+            home,
             transactions: HashMap::new(),
             next_tx: 1,
             watches: HashMap::new(),

@@ -16,6 +16,8 @@ pub(super) struct Domain {
     pub(super) connections: u32,
     pub(super) watches: u32,
     pub(super) transactions: u32,
+    /// The domain whose rights it has beside its own.
+    pub(super) target: Option<DomId>,
     /// What was counted for connections that have ended.
     pub(super) past: Counters,
     /// How often a quota has refused it something.
@@ -110,8 +112,14 @@ impl Server {
             self.disconnect(conn);
         }
         self.domains.remove(&domid);
+        self.privileged.remove(&domid);
         self.special.forget(domid);
+        for stub in self.domains.values_mut() {
+            stub.target = stub.target.filter(|target| *target != domid);
+        }
         for connection in self.connections.values_mut() {
+            let actor = &mut connection.actor;
+            actor.target = actor.target.filter(|target| *target != domid);
             for tx in connection.transactions.values_mut() {
                 tx.forget(domid);
             }
@@ -123,6 +131,40 @@ impl Server {
             self.fire_special(RELEASE_DOMAIN);
         }
         Ok(())
+    }
+
+    /// Gives a domain the rights of another beside its own, until either is gone: a stub domain works for the domain whose
+    /// devices it emulates. It does what the other owns like an owner, and what the other is permitted elsewhere; what it makes
+    /// is its own, and its own quota pays.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a number that is no domain's or domain 0's, `ENOENT` where one of them is not known.
+    pub fn target(&mut self, stub: DomId, target: DomId) -> Result<(), Errno> {
+        for domid in [stub, target] {
+            if domid == DomId::DOM0 || !domid.is_real() {
+                return Err(Errno::EINVAL);
+            }
+            if !self.is_introduced(domid) {
+                return Err(Errno::ENOENT);
+            }
+        }
+        self.usage(stub).target = Some(target);
+        for connection in self.connections.values_mut() {
+            if connection.actor.domid == stub {
+                connection.actor.target = Some(target);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a domain privileged until it is gone, as domain 0 is: bound by no permission and no quota, and allowed to manage
+    /// others. It holds for connections that it has and for those to come.
+    pub fn set_privileged(&mut self, domid: DomId) {
+        self.privileged.insert(domid);
+        for connection in self.connections.values_mut() {
+            connection.actor.privileged |= connection.actor.domid == domid;
+        }
     }
 
     /// Whether a domain is known.
@@ -148,6 +190,7 @@ impl Server {
                 && domain.connections == 0
                 && domain.watches == 0
                 && domain.transactions == 0
+                && domain.target.is_none()
         }) {
             self.domains.remove(&domid);
         }

@@ -14,20 +14,21 @@ mod requests;
 mod stats;
 mod watches;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use cantle_abi::io::xs_wire::{XS_ERROR, XsType};
 use cantle_abi::{DomId, Errno, Gfn, Port};
 
 use crate::client::{TxId, WatchEvent};
 use crate::limits::Limits;
-use crate::store::Store;
+use crate::store::{Actor, Store};
 use crate::wire::{self, Message, TooLong};
 use connection::Connection;
 use domains::{Domain, SpecialPerms};
 use requests::Reply;
 use watches::WatchIndex;
 
+pub use connection::ConnKind;
 pub use host::{HostCommand, Ticket};
 pub use stats::DomainStats;
 
@@ -83,6 +84,8 @@ pub struct Server {
     store: Store,
     limits: Limits,
     domains: HashMap<DomId, Domain>,
+    /// Those that are privileged beside domain 0.
+    privileged: HashSet<DomId>,
     connections: HashMap<ConnId, Connection>,
     watches: WatchIndex,
     special: SpecialPerms,
@@ -112,6 +115,7 @@ impl Server {
             store: Store::new(),
             limits,
             domains: HashMap::new(),
+            privileged: HashSet::new(),
             connections: HashMap::new(),
             watches: WatchIndex::default(),
             special: SpecialPerms::default(),
@@ -122,14 +126,46 @@ impl Server {
         }
     }
 
-    /// A new connection of a domain. A privileged one is bound by no permission and no quota.
+    /// A new connection of a domain from within this process. A privileged one is bound by no permission and no quota.
     pub fn connect(&mut self, domid: DomId, privileged: bool) -> ConnId {
+        self.connect_as(ConnKind::InProcess, domid, privileged)
+    }
+
+    /// A new connection of the host by a Unix socket: it is domain 0's, privileged, and has no home, so that its relative
+    /// paths begin at the root.
+    pub fn connect_socket(&mut self) -> ConnId {
+        self.connect_as(ConnKind::Socket, DomId::DOM0, true)
+    }
+
+    /// A new connection of a kind. It is privileged where it is said here and where its domain is
+    /// ([`set_privileged`](Self::set_privileged)), and has the rights of its domain's target, if that has one.
+    pub fn connect_as(&mut self, kind: ConnKind, domid: DomId, privileged: bool) -> ConnId {
+        let actor = Actor {
+            domid,
+            privileged: privileged || self.privileged.contains(&domid),
+            target: self.domains.get(&domid).and_then(|domain| domain.target),
+        };
         let id = ConnId(self.next_conn);
         self.next_conn += 1;
-        self.connections
-            .insert(id, Connection::new(domid, privileged));
+        self.connections.insert(id, Connection::new(kind, actor));
         self.usage(domid).connections += 1;
         id
+    }
+
+    /// What a connection came in by; `None` for one that does not exist.
+    #[must_use]
+    pub fn kind(&self, conn: ConnId) -> Option<ConnKind> {
+        self.connections
+            .get(&conn)
+            .map(|connection| connection.kind)
+    }
+
+    /// Whose connection it is; `None` for one that does not exist.
+    #[must_use]
+    pub fn domid(&self, conn: ConnId) -> Option<DomId> {
+        self.connections
+            .get(&conn)
+            .map(|connection| connection.actor.domid)
     }
 
     /// Ends a connection: its transactions are aborted, its watches dropped. Ending it twice is harmless.

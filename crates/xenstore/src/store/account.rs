@@ -110,10 +110,12 @@ mod tests {
     const DOM0: Actor = Actor {
         domid: DomId::DOM0,
         privileged: true,
+        target: None,
     };
     const GUEST: Actor = Actor {
         domid: DomId(5),
         privileged: false,
+        target: None,
     };
 
     fn write(len: usize) -> Edit {

@@ -29,19 +29,29 @@ pub(crate) struct Actor {
     pub(crate) domid: DomId,
     /// Permissions and quotas do not bind it.
     pub(crate) privileged: bool,
+    /// The domain that it works for, as a stub domain does: it has that one's rights beside its own.
+    pub(crate) target: Option<DomId>,
 }
 
 impl Actor {
     pub(crate) fn may_read(self, perms: &Perms) -> bool {
-        self.privileged || perms.access_of(self.domid).may_read()
+        self.privileged || self.access(perms).may_read()
     }
 
     pub(crate) fn may_write(self, perms: &Perms) -> bool {
-        self.privileged || perms.access_of(self.domid).may_write()
+        self.privileged || self.access(perms).may_write()
     }
 
     pub(crate) fn owns(self, perms: &Perms) -> bool {
-        self.privileged || perms.owner == self.domid
+        self.privileged || self.is(perms.owner)
+    }
+
+    fn access(self, perms: &Perms) -> Access {
+        perms.access_where(|domain| self.is(domain))
+    }
+
+    fn is(self, domain: DomId) -> bool {
+        domain == self.domid || Some(domain) == self.target
     }
 
     /// The node, which the actor may read.

@@ -16,7 +16,7 @@ use cantle_abi::io::xs_wire::{
 use cantle_abi::ring::RingBroken;
 use cantle_abi::{DomId, SharedMemory};
 
-use crate::server::{Closed, ConnId};
+use crate::server::{Closed, ConnId, ConnKind};
 use crate::shared::{Shared, Waker};
 
 /// How often one [`Ring::pump`] goes through the rings, 1024 bytes each way each time.
@@ -70,7 +70,7 @@ impl<M: SharedMemory> Ring<M> {
     /// call [`pump`](Self::pump) then, and when the domain has notified its event channel.
     #[must_use]
     pub fn connect(store: &Shared, domid: DomId, memory: M, waker: Waker) -> Self {
-        let conn = store.connect(domid, false, waker);
+        let conn = store.connect_as(ConnKind::Ring, domid, false, waker);
         put(
             &memory,
             XENSTORE_SERVER_FEATURES_OFFSET,

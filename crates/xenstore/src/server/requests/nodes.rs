@@ -1,0 +1,123 @@
+//! Reading and changing nodes.
+
+use std::sync::Arc;
+
+use cantle_abi::Errno;
+use cantle_abi::io::xs_wire::XENSTORE_PAYLOAD_MAX;
+
+use super::{Reply, number, one};
+use crate::client::TxId;
+use crate::path::{Resolved, resolve};
+use crate::server::{ConnId, Server};
+use crate::store::{Edit, Node, Query};
+use crate::wire::{string_and_rest, strings};
+
+impl Server {
+    pub(super) fn query(
+        &mut self,
+        conn: ConnId,
+        tx: TxId,
+        payload: &[u8],
+        query: Query,
+    ) -> Result<Arc<Node>, Errno> {
+        self.query_at(conn, tx, one(payload)?, query)
+    }
+
+    pub(super) fn query_at(
+        &mut self,
+        conn: ConnId,
+        tx: TxId,
+        path: &[u8],
+        query: Query,
+    ) -> Result<Arc<Node>, Errno> {
+        let connection = self.connections.get_mut(&conn).ok_or(Errno::EIO)?;
+        let Resolved { path, .. } = resolve(path, &connection.home)?;
+        if tx == TxId::NONE {
+            return connection.actor.lookup(&self.store.tree, &path).cloned();
+        }
+        let open = connection
+            .transactions
+            .get_mut(&tx.0)
+            .ok_or(Errno::ENOENT)?;
+        open.query(connection.actor, &path, query, &self.limits)
+    }
+
+    pub(super) fn edit(
+        &mut self,
+        conn: ConnId,
+        tx: TxId,
+        path: &[u8],
+        edit: Edit,
+    ) -> Result<Reply, Errno> {
+        let connection = self.connections.get_mut(&conn).ok_or(Errno::EIO)?;
+        let Resolved { path, .. } = resolve(path, &connection.home)?;
+        if tx == TxId::NONE {
+            let change = self
+                .store
+                .edit(connection.actor, &path, &edit, &self.limits)?;
+            if let Some(change) = change {
+                self.fire(&change);
+            }
+            return Ok(Reply::Done);
+        }
+        let open = connection
+            .transactions
+            .get_mut(&tx.0)
+            .ok_or(Errno::ENOENT)?;
+        self.store
+            .edit_in(open, connection.actor, &path, edit, &self.limits)?;
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn write(&mut self, conn: ConnId, tx: TxId, payload: &[u8]) -> Result<Reply, Errno> {
+        let (path, value) = string_and_rest(payload)?;
+        self.edit(conn, tx, path, Edit::Write(value.into()))
+    }
+
+    pub(super) fn directory(
+        &mut self,
+        conn: ConnId,
+        tx: TxId,
+        payload: &[u8],
+    ) -> Result<Reply, Errno> {
+        let node = self.query(conn, tx, payload, Query::Children)?;
+        let mut list = Vec::new();
+        for child in node.children.iter() {
+            list.extend_from_slice(child.name.as_bytes());
+            list.push(0);
+            if list.len() > XENSTORE_PAYLOAD_MAX {
+                return Err(Errno::E2BIG);
+            }
+        }
+        Ok(Reply::Bytes(list))
+    }
+
+    /// A part of the list of children that begins `offset` bytes into it, after the list's generation; the last part ends
+    /// with an empty name.
+    pub(super) fn directory_part(
+        &mut self,
+        conn: ConnId,
+        tx: TxId,
+        payload: &[u8],
+    ) -> Result<Reply, Errno> {
+        let [path, offset] = strings(payload)?;
+        let offset = usize::try_from(number(offset)?).map_err(|_| Errno::EINVAL)?;
+        let node = self.query_at(conn, tx, path, Query::Children)?;
+        let mut part = format!("{}\0", node.generation).into_bytes();
+        let mut at = 0_usize;
+        for child in node.children.iter() {
+            let len = child.name.len() + 1;
+            if at >= offset {
+                // One byte is kept for the end's mark.
+                if part.len() + len + 1 > XENSTORE_PAYLOAD_MAX {
+                    return Ok(Reply::Bytes(part));
+                }
+                part.extend_from_slice(child.name.as_bytes());
+                part.push(0);
+            }
+            at += len;
+        }
+        part.push(0);
+        Ok(Reply::Bytes(part))
+    }
+}
