@@ -75,6 +75,7 @@ pub use limits::Limits;
 pub use perms::{Access, Perms};
 pub use server::Server;
 pub use shared::{Shared, Waker};
+pub use transport::Service;
 
 /// [`Client`] and the requests upon it: `use cantle_xenstore::prelude::*`.
 pub mod prelude {

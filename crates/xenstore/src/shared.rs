@@ -1,14 +1,13 @@
 //! A server that several threads use.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cantle_abi::{DomId, Errno};
 
 use crate::client::LocalClient;
-use crate::server::{ConnId, ConnKind, Server};
+use crate::server::{ConnId, ConnKind, ConnMap, Server};
 
 /// Called when something waits for a connection. It may only leave a signal: it is called from whatever thread changed the
 /// store, and must not call the store itself.
@@ -23,7 +22,7 @@ pub struct Shared(Arc<Mutex<Inner>>);
 
 struct Inner {
     server: Server,
-    wakers: HashMap<ConnId, Waker>,
+    wakers: ConnMap<Waker>,
 }
 
 impl fmt::Debug for Shared {
@@ -44,7 +43,7 @@ impl Shared {
     pub fn new(server: Server) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             server,
-            wakers: HashMap::new(),
+            wakers: ConnMap::default(),
         })))
     }
 
@@ -59,12 +58,22 @@ impl Shared {
         own: Option<ConnId>,
         act: impl FnOnce(&mut Server) -> R,
     ) -> R {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = act(&mut inner.server);
-        let ready = inner.server.take_ready();
-        let wakers: Vec<Waker> = ready
+        self.batch(|server, others| {
+            let result = act(server);
+            let ready = server.take_ready();
+            others.extend(ready.into_iter().filter(|conn| Some(*conn) != own));
+            result
+        })
+    }
+
+    /// Does something with the server, and wakes those that `act` leaves in its list. It is for `act` to take the server's
+    /// [`take_ready`](Server::take_ready), and to keep back those that the caller looks after itself.
+    pub(crate) fn batch<R>(&self, act: impl FnOnce(&mut Server, &mut Vec<ConnId>) -> R) -> R {
+        let mut inner = self.lock();
+        let mut others = Vec::new();
+        let result = act(&mut inner.server, &mut others);
+        let wakers: Vec<Waker> = others
             .iter()
-            .filter(|conn| Some(**conn) != own)
             .filter_map(|conn| inner.wakers.get(conn).map(Arc::clone))
             .collect();
         drop(inner);
@@ -72,6 +81,10 @@ impl Shared {
             wake();
         }
         result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A new connection from within this process, and its waker.
@@ -87,17 +100,21 @@ impl Shared {
         privileged: bool,
         waker: Waker,
     ) -> ConnId {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
         let conn = inner.server.connect_as(kind, domid, privileged);
         inner.wakers.insert(conn, waker);
         conn
     }
 
+    /// Gives a connection a waker, in place of the one that it had. What waits for it already is not told to the new one.
+    pub fn set_waker(&self, conn: ConnId, waker: Waker) {
+        self.lock().wakers.insert(conn, waker);
+    }
+
     /// Ends a connection; its waker is called no more once this has returned, but for calls that have begun.
     pub fn disconnect(&self, conn: ConnId) {
         self.with(|server| server.disconnect(conn));
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.wakers.remove(&conn);
+        self.lock().wakers.remove(&conn);
     }
 
     /// A client for a domain in this process. Domain 0 is privileged.

@@ -267,7 +267,7 @@ impl Server {
 }
 
 fn visible(
-    connections: &std::collections::HashMap<ConnId, super::Connection>,
+    connections: &super::ConnMap<super::Connection>,
     conn: ConnId,
     may: impl FnOnce(Actor) -> bool,
 ) -> bool {

@@ -5,6 +5,7 @@
 //! [`Server::take_event`]. Whoever owns a server decides how bytes travel and when it runs; see
 //! [`transport`](crate::transport) and [`Shared`](crate::Shared).
 
+mod conn_map;
 mod connection;
 mod control;
 mod domains;
@@ -23,6 +24,7 @@ use crate::client::{TxId, WatchEvent};
 use crate::limits::Limits;
 use crate::store::{Actor, Store};
 use crate::wire::{self, Message, TooLong};
+pub(crate) use conn_map::ConnMap;
 use connection::Connection;
 use domains::{Domain, SpecialPerms};
 use requests::Reply;
@@ -86,7 +88,7 @@ pub struct Server {
     domains: HashMap<DomId, Domain>,
     /// Those that are privileged beside domain 0.
     privileged: HashSet<DomId>,
-    connections: HashMap<ConnId, Connection>,
+    connections: ConnMap<Connection>,
     watches: WatchIndex,
     special: SpecialPerms,
     ready: Vec<ConnId>,
@@ -116,7 +118,7 @@ impl Server {
             limits,
             domains: HashMap::new(),
             privileged: HashSet::new(),
-            connections: HashMap::new(),
+            connections: ConnMap::default(),
             watches: WatchIndex::default(),
             special: SpecialPerms::default(),
             ready: Vec::new(),

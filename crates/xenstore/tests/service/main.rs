@@ -1,0 +1,7 @@
+//! The service behind a Unix socket, with clients that speak bytes.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod clients;
+mod hook;
+mod listen;
+mod raw;
