@@ -22,6 +22,14 @@ fn what_one_client_writes_another_reads() {
 }
 
 #[test]
+fn a_sockets_paths_begin_at_the_root() {
+    let daemon = Daemon::new();
+    let mut client = daemon.client();
+    client.write("a", b"1");
+    assert_eq!(client.read("/a"), b"1");
+}
+
+#[test]
 fn a_pipeline_is_answered_in_order() {
     let daemon = Daemon::new();
     let mut client = daemon.client();

@@ -231,7 +231,9 @@ impl Service {
 
     fn join(&mut self, socket: OwnedFd) -> io::Result<ConnId> {
         let end = End::Socket(SocketEnd::new(socket)?);
-        let conn = self.store.connect(DomId::DOM0, true, Arc::new(|| ()));
+        let conn = self
+            .store
+            .connect_as(ConnKind::Socket, DomId::DOM0, true, Arc::new(|| ()));
         self.place(conn, end).inspect_err(|_| {
             self.store.disconnect(conn);
         })?;
