@@ -386,13 +386,18 @@ fn where_relative_paths_begin() {
     let s = &mut server;
     let socket = s.connect_socket();
     assert_eq!(ask(s, socket, XS_WRITE, b"foo/bar\0value"), "OK|");
-    assert_eq!(ask(s, socket, XS_READ, b"/foo/bar\0"), "value");
+    let home = b"/local/domain/0/foo/bar\0";
+    assert_eq!(
+        ask(s, socket, XS_READ, home),
+        "value",
+        "as xenstored has it"
+    );
     assert_eq!(ask(s, socket, XS_WATCH, b"foo\0t\0"), "OK|");
-    ask(s, dom0, XS_RM, b"/foo\0");
+    ask(s, dom0, XS_RM, b"/local/domain/0/foo\0");
     assert_eq!(sent(s, socket), [(XS_WATCH_EVENT, b"foo\0t\0".to_vec())]);
     let ring = s.connect_as(ConnKind::Ring, GUEST, false);
     assert_eq!(ask(s, ring, XS_WRITE, b"foo\0"), "OK|");
-    assert_eq!(ask(s, socket, XS_DIRECTORY, b"local/domain/5\0"), "foo|");
+    assert_eq!(ask(s, socket, XS_DIRECTORY, b"/local/domain/5\0"), "foo|");
     let kinds = [socket, ring].map(|conn| (s.kind(conn), s.domid(conn)));
     assert_eq!(kinds[0], (Some(ConnKind::Socket), Some(DomId::DOM0)));
     assert_eq!(kinds[1], (Some(ConnKind::Ring), Some(GUEST)));

@@ -17,7 +17,8 @@ pub enum ConnKind {
     InProcess,
     /// A guest's shared page; paths begin at the domain's home.
     Ring,
-    /// A Unix socket of the host; it has no home, and paths begin at the root.
+    /// A Unix socket of the host. Paths begin at domain 0's home: the protocol's document has no relative paths there, but this is what
+    /// xenstored and oxenstored do.
     Socket,
 }
 
@@ -42,10 +43,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(kind: ConnKind, actor: Actor) -> Self {
-        let home = match kind {
-            ConnKind::InProcess | ConnKind::Ring => domain_path(actor.domid).into(),
-            ConnKind::Socket => "".into(),
-        };
+        let home = domain_path(actor.domid).into();
         Self {
             kind,
             actor,

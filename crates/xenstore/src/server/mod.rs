@@ -133,8 +133,7 @@ impl Server {
         self.connect_as(ConnKind::InProcess, domid, privileged)
     }
 
-    /// A new connection of the host by a Unix socket: it is domain 0's, privileged, and has no home, so that its relative
-    /// paths begin at the root.
+    /// A new connection of the host by a Unix socket: it is domain 0's, and privileged.
     pub fn connect_socket(&mut self) -> ConnId {
         self.connect_as(ConnKind::Socket, DomId::DOM0, true)
     }

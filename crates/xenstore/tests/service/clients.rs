@@ -22,11 +22,11 @@ fn what_one_client_writes_another_reads() {
 }
 
 #[test]
-fn a_sockets_paths_begin_at_the_root() {
+fn a_sockets_paths_begin_at_domain_0s_home() {
     let daemon = Daemon::new();
     let mut client = daemon.client();
     client.write("a", b"1");
-    assert_eq!(client.read("/a"), b"1");
+    assert_eq!(client.read("/local/domain/0/a"), b"1");
 }
 
 #[test]
