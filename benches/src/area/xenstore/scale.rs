@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result};
 use cantle_abi::DomId;
-use cantle_xenstore::{ClientExt, Shared, TxId};
+use cantle_xenstore::prelude::*;
+use cantle_xenstore::{Shared, TxId};
 
 use crate::measure::Unit;
 use crate::report::Report;

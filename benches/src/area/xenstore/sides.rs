@@ -8,6 +8,9 @@ use super::daemons::{Daemon, PEERS};
 use crate::measure::{Row, Samples, Unit};
 use crate::report::Report;
 
+/// Does a round of about so long: its figure, and how often something was refused.
+pub(super) type RoundOf<'a, S> = &'a mut dyn FnMut(&mut S, Duration) -> Result<(f64, u64)>;
+
 /// What is measured of each, made ready by the same function.
 pub(super) struct Sides<S> {
     ours: S,
@@ -32,13 +35,13 @@ impl<S> Sides<S> {
         })
     }
 
-    /// Measures: a figure, and how often something was refused. A row for us and the limit, and one for each peer.
+    /// Measures in turns. A row for us and the limit, and one for each peer.
     pub(super) fn contest(
         mut self,
         report: &mut Report,
         name: &str,
         unit: Unit,
-        round_of: &mut dyn FnMut(&mut S, Duration) -> Result<(f64, u64)>,
+        round_of: RoundOf<'_, S>,
     ) -> Result<()> {
         let plan = report.plan().longer(4);
         let (mut ours, mut limit) = (Samples::default(), Samples::default());

@@ -9,7 +9,7 @@ use super::script;
 /// Nodes of a domain, directories included.
 pub(super) const NODES: usize = 60;
 
-/// The leaves' directories: with the home itself and these, sixty nodes.
+/// The leaves' directories: with the home itself, these and their parents, sixty nodes.
 const DIRECTORIES: [&str; 5] = [
     "device/vbd/51712",
     "device/vif/0",
@@ -17,7 +17,7 @@ const DIRECTORIES: [&str; 5] = [
     "control",
     "data",
 ];
-const LEAVES: usize = 52;
+const LEAVES: usize = 51;
 
 /// A leaf of a domain; any number is one.
 pub(super) fn path(domain: usize, leaf: usize) -> String {
