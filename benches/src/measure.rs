@@ -9,8 +9,6 @@ pub(crate) enum Unit {
     Nanoseconds,
     /// Milliseconds.
     Milliseconds,
-    /// Memory in bytes.
-    Bytes,
     /// Memory in MiB.
     Mebibytes,
     /// Operations a second.
@@ -25,7 +23,6 @@ impl Unit {
         match self {
             Self::Nanoseconds => "ns",
             Self::Milliseconds => "ms",
-            Self::Bytes => "B",
             Self::Mebibytes => "MiB",
             Self::PerSecond => "/s",
             Self::MebibytesPerSecond => "MiB/s",

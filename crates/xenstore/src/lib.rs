@@ -60,6 +60,7 @@ mod error;
 mod limits;
 mod path;
 mod perms;
+mod quota;
 pub mod server;
 mod shared;
 pub mod state;
@@ -71,7 +72,7 @@ pub mod xenbus;
 
 pub use client::{Client, LocalClient, TxId, WatchEvent};
 pub use error::Error;
-pub use limits::Limits;
+pub use limits::{Limits, Quota};
 pub use perms::{Access, Perms};
 pub use server::Server;
 pub use shared::{Shared, Waker};

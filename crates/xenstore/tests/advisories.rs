@@ -259,7 +259,7 @@ fn xsa_326_a_big_transaction_meets_its_quota() {
         }
     }
     assert!(
-        matches!(refused, Some((number, Errno::ENOSPC)) if number < 200),
+        matches!(refused, Some((number, Errno::ENOSPC)) if number <= 1024),
         "{refused:?}"
     );
     guest.transaction_end(tx, false).unwrap();

@@ -136,7 +136,7 @@ fn figures_by_domain() {
 
     assert_eq!(ask(s, dom0, XS_CONTROL, b"stats\x006\0"), "");
     let text = ask(s, dom0, XS_CONTROL, b"stats\x005\0");
-    assert_eq!(text, "5 1 1 1 0 0 0 0 0 0\n");
+    assert_eq!(text, "5 1 1 1 0 0 28720 0 0 0\n");
     s.disconnect(guest);
     assert_eq!(
         s.stats().len(),

@@ -31,6 +31,13 @@ pub(super) struct Connection {
     pub(super) transactions: HashMap<u32, Transaction>,
     next_tx: u32,
     pub(super) watches: HashMap<WatchKey, Arc<Watch>>,
+    /// What its transactions and its watches take.
+    pub(super) transaction_bytes: i64,
+    pub(super) watch_bytes: i64,
+    /// What its domain's budget knows of it.
+    pub(super) settled: i64,
+    /// Its requests are not taken, since it has not read what it was sent.
+    pub(super) stalled: bool,
     pub(super) outbox: Outbox,
     /// The beginning of a message that is not all there.
     pub(super) partial: Vec<u8>,
@@ -51,6 +58,10 @@ impl Connection {
             transactions: HashMap::new(),
             next_tx: 1,
             watches: HashMap::new(),
+            transaction_bytes: 0,
+            watch_bytes: 0,
+            settled: 0,
+            stalled: false,
             outbox: Outbox::default(),
             partial: Vec::new(),
             counters: Counters::default(),

@@ -9,19 +9,14 @@ use super::{ConnId, Server};
 use crate::store::{Actor, Change};
 use crate::{Access, Perms};
 
-/// What a domain uses besides nodes. It dies with the domain's introduction, or with its last connection.
+/// What is known of a domain. It dies with the domain's introduction, or with its last connection.
 #[derive(Debug, Default)]
 pub(super) struct Domain {
     pub(super) introduced: bool,
-    pub(super) connections: u32,
-    pub(super) watches: u32,
-    pub(super) transactions: u32,
     /// The domain whose rights it has beside its own.
     pub(super) target: Option<DomId>,
     /// What was counted for connections that have ended.
     pub(super) past: Counters,
-    /// How often a quota has refused it something.
-    pub(super) quota_hits: u64,
 }
 
 /// The two names that are watched and are no nodes.
@@ -84,7 +79,7 @@ impl Server {
         if !domid.is_real() {
             return Err(Errno::EINVAL);
         }
-        if core::mem::replace(&mut self.usage(domid).introduced, true) {
+        if core::mem::replace(&mut self.domain(domid).introduced, true) {
             return Ok(false);
         }
         self.fire_special(INTRODUCE_DOMAIN);
@@ -112,6 +107,7 @@ impl Server {
             self.disconnect(conn);
         }
         self.domains.remove(&domid);
+        self.quotas.budgets.remove(&domid);
         self.privileged.remove(&domid);
         self.special.forget(domid);
         for stub in self.domains.values_mut() {
@@ -149,7 +145,7 @@ impl Server {
                 return Err(Errno::ENOENT);
             }
         }
-        self.usage(stub).target = Some(target);
+        self.domain(stub).target = Some(target);
         for connection in self.connections.values_mut() {
             if connection.actor.domid == stub {
                 connection.actor.target = Some(target);
@@ -162,6 +158,7 @@ impl Server {
     /// others. It holds for connections that it has and for those to come.
     pub fn set_privileged(&mut self, domid: DomId) {
         self.privileged.insert(domid);
+        self.quotas.budget(domid).exempt = true;
         for connection in self.connections.values_mut() {
             connection.actor.privileged |= connection.actor.domid == domid;
         }
@@ -175,24 +172,25 @@ impl Server {
             .is_some_and(|domain| domain.introduced)
     }
 
-    pub(super) fn usage(&mut self, domid: DomId) -> &mut Domain {
+    pub(super) fn domain(&mut self, domid: DomId) -> &mut Domain {
         self.domains.entry(domid).or_default()
     }
 
-    /// Drops the account of a domain that is neither known nor connected and uses nothing. Domain 0 stays: its connections
-    /// come and go, and what they have done is worth knowing.
+    /// Drops what is known of a domain that is neither introduced nor connected, and for which nobody has set anything.
+    /// Domain 0 stays: its connections come and go, and what they have done is worth knowing.
     pub(super) fn tidy(&mut self, domid: DomId) {
-        if domid == DomId::DOM0 {
-            return;
-        }
-        if self.domains.get(&domid).is_some_and(|domain| {
-            !domain.introduced
-                && domain.connections == 0
-                && domain.watches == 0
-                && domain.transactions == 0
-                && domain.target.is_none()
-        }) {
+        let known = self
+            .domains
+            .get(&domid)
+            .is_some_and(|domain| domain.introduced || domain.target.is_some());
+        let used = self
+            .quotas
+            .budgets
+            .get(&domid)
+            .is_some_and(|budget| budget.connections > 0 || budget.special);
+        if !known && !used && domid != DomId::DOM0 && !self.privileged.contains(&domid) {
             self.domains.remove(&domid);
+            self.quotas.budgets.remove(&domid);
         }
     }
 
@@ -253,15 +251,20 @@ impl Server {
         self.queue(hits);
     }
 
+    /// Queues an event, within the bytes that its watcher may leave unread.
+    pub(super) fn tell(&mut self, watch: &Arc<super::watches::Watch>, path: &Arc<str>) {
+        let room = self.event_room(watch.conn);
+        if let Some(connection) = self.connections.get_mut(&watch.conn)
+            && connection.outbox.event(watch, path, room)
+        {
+            self.mark_ready(watch.conn);
+            self.settle(watch.conn);
+        }
+    }
+
     fn queue(&mut self, hits: Vec<(Arc<super::watches::Watch>, Arc<str>)>) {
         for (watch, path) in hits {
-            if let Some(connection) = self.connections.get_mut(&watch.conn)
-                && connection
-                    .outbox
-                    .event(&watch, &path, self.limits.event_bytes)
-            {
-                self.mark_ready(watch.conn);
-            }
+            self.tell(&watch, &path);
         }
     }
 }

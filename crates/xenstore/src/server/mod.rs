@@ -11,6 +11,7 @@ mod control;
 mod domains;
 mod host;
 mod outbox;
+mod quota;
 mod requests;
 mod stats;
 mod watches;
@@ -22,6 +23,7 @@ use cantle_abi::{DomId, Errno, Gfn, Port};
 
 use crate::client::{TxId, WatchEvent};
 use crate::limits::Limits;
+use crate::quota::Quotas;
 use crate::store::{Actor, Store};
 use crate::wire::{self, Message, TooLong};
 pub(crate) use conn_map::ConnMap;
@@ -84,7 +86,7 @@ pub enum Closed {
 #[derive(Debug)]
 pub struct Server {
     store: Store,
-    limits: Limits,
+    quotas: Quotas,
     domains: HashMap<DomId, Domain>,
     /// Those that are privileged beside domain 0.
     privileged: HashSet<DomId>,
@@ -115,7 +117,7 @@ impl Server {
     pub fn with_limits(limits: Limits) -> Self {
         Self {
             store: Store::new(),
-            limits,
+            quotas: Quotas::new(limits),
             domains: HashMap::new(),
             privileged: HashSet::new(),
             connections: ConnMap::default(),
@@ -149,7 +151,10 @@ impl Server {
         let id = ConnId(self.next_conn);
         self.next_conn += 1;
         self.connections.insert(id, Connection::new(kind, actor));
-        self.usage(domid).connections += 1;
+        let budget = self.quotas.budget(domid);
+        budget.connections += 1;
+        budget.exempt |= actor.privileged;
+        self.settle(id);
         id
     }
 
@@ -174,11 +179,13 @@ impl Server {
         self.drop_watches(conn);
         if let Some(connection) = self.connections.remove(&conn) {
             let open = connection.transactions.len();
-            let domain = self.usage(connection.actor.domid);
-            domain.transactions -= u32::try_from(open).unwrap_or(0);
-            domain.connections = domain.connections.saturating_sub(1);
-            domain.past.add(connection.counters);
-            self.tidy(connection.actor.domid);
+            let domid = connection.actor.domid;
+            let budget = self.quotas.budget(domid);
+            budget.connections = budget.connections.saturating_sub(1);
+            budget.close_transactions(open);
+            budget.keep(-connection.settled);
+            self.domain(domid).past.add(connection.counters);
+            self.tidy(domid);
         }
     }
 
@@ -189,7 +196,7 @@ impl Server {
     }
 
     /// Takes bytes from a connection and handles the messages that they complete. Returns how many bytes were taken:
-    /// fewer than all only where the client leaves too many replies unread; the rest is to be fed again when it has read some.
+    /// fewer than all only where the client leaves too much unread ([`Quota::Outstanding`](crate::Quota::Outstanding)); the rest is to be fed again when it has read some.
     ///
     /// # Errors
     ///
@@ -197,10 +204,10 @@ impl Server {
     pub fn feed(&mut self, conn: ConnId, bytes: &[u8]) -> Result<usize, Closed> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            let connection = self.connections.get_mut(&conn).ok_or(Closed::Unknown)?;
-            if connection.outbox.reply_bytes() > self.limits.reply_bytes {
+            if self.must_wait(conn) {
                 break;
             }
+            let connection = self.connections.get_mut(&conn).ok_or(Closed::Unknown)?;
             if connection.partial.is_empty() {
                 match Message::parse(rest) {
                     Ok(Some((message, after))) => {
@@ -238,9 +245,14 @@ impl Server {
 
     /// The bytes to be sent next on a connection, at least `wanted` where so many wait; empty for one that does not exist.
     pub fn output(&mut self, conn: ConnId, wanted: usize) -> &[u8] {
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return &[];
+        };
+        connection.outbox.stage(wanted);
+        self.settle(conn);
         self.connections
-            .get_mut(&conn)
-            .map_or(&[], |connection| connection.outbox.bytes(wanted))
+            .get(&conn)
+            .map_or(&[], |connection| connection.outbox.staged())
     }
 
     /// `len` bytes of the output have been sent.
@@ -293,13 +305,15 @@ impl Server {
         self.count(conn, result.is_err());
         let reply = result?;
         let bytes = reply.bytes().to_vec();
-        self.after(conn, reply);
+        self.after(&reply);
         Ok(bytes)
     }
 
     /// The oldest watch event of a client in the same process.
     pub fn take_event(&mut self, conn: ConnId) -> Option<WatchEvent> {
-        self.connections.get_mut(&conn)?.outbox.take_event()
+        let event = self.connections.get_mut(&conn)?.outbox.take_event();
+        self.settle(conn);
+        event
     }
 
     fn handle(&mut self, conn: ConnId, message: &Message<'_>) {
@@ -328,7 +342,7 @@ impl Server {
                     .outbox
                     .reply(header.kind, header.req_id, header.tx_id, &[reply.bytes()]);
                 self.mark_ready(conn);
-                self.after(conn, reply);
+                self.after(&reply);
             }
             Err(errno) => {
                 let text = wire::error_text(errno).as_bytes();
@@ -345,18 +359,14 @@ impl Server {
             connection.counters.requests += 1;
             connection.counters.errors += u64::from(failed);
         }
+        self.settle(conn);
     }
 
     /// What happens when the reply is on its way: a new watch's first event comes after its acknowledgement.
-    fn after(&mut self, conn: ConnId, reply: Reply) {
-        if let Reply::Watching(watch) = reply
-            && let Some(connection) = self.connections.get_mut(&conn)
-        {
+    fn after(&mut self, reply: &Reply) {
+        if let Reply::Watching(watch) = reply {
             let path = std::sync::Arc::clone(&watch.path);
-            connection
-                .outbox
-                .event(&watch, &path, self.limits.event_bytes);
-            self.mark_ready(conn);
+            self.tell(watch, &path);
         }
     }
 

@@ -7,15 +7,15 @@ use cantle_abi::io::xs_wire::{XS_WATCH_EVENT, XsType};
 
 use super::watches::Watch;
 use crate::client::WatchEvent;
-use crate::wire::{self, HEADER_SIZE};
+use crate::wire::{self, HEADER_SIZE, Message};
 
 /// How many sent bytes are kept before they are moved out of the way.
 const STAGED_PREFIX_MAX: usize = 16 * 1024;
 
 #[derive(Debug)]
 enum Entry {
-    /// The next so many bytes of `replies`.
-    Replies(usize),
+    /// The next so many bytes of `replies`, and how many messages they are.
+    Replies(usize, usize),
     Event(Arc<Watch>, Arc<str>),
 }
 
@@ -33,6 +33,12 @@ pub(super) struct Outbox {
     /// Bytes on their way out.
     staged: Vec<u8>,
     sent: usize,
+    /// Messages in `order`.
+    queued: usize,
+    /// Messages in `staged` that begin at `begun` or beyond.
+    unsent: usize,
+    /// The end of the last staged message of which anything has been sent.
+    begun: usize,
 }
 
 impl Outbox {
@@ -45,6 +51,41 @@ impl Outbox {
         self.replies.len() + (self.staged.len() - self.sent)
     }
 
+    /// Whether what is counted is what is there.
+    pub(super) fn is_sound(&self) -> bool {
+        let mut counted = (0, 0, 0);
+        for entry in &self.order {
+            match entry {
+                Entry::Replies(len, messages) => {
+                    counted.0 += len;
+                    counted.1 += messages;
+                }
+                Entry::Event(watch, path) => {
+                    counted.1 += 1;
+                    counted.2 += event_size(watch, path);
+                }
+            }
+        }
+        let mut unsent = 0;
+        let mut rest = self.staged.get(self.begun..).unwrap_or_default();
+        while let Ok(Some((_, after))) = Message::parse(rest) {
+            unsent += 1;
+            rest = after;
+        }
+        let known = (self.replies.len(), self.queued, self.event_bytes);
+        counted == known && unsent == self.unsent && rest.is_empty()
+    }
+
+    /// Replies and events that wait, one that is on its way included.
+    pub(super) fn unread_messages(&self) -> usize {
+        self.queued + self.unsent + usize::from(self.begun > self.sent)
+    }
+
+    /// Bytes of events that wait.
+    pub(super) fn event_bytes(&self) -> usize {
+        self.event_bytes
+    }
+
     /// Bytes of replies and events that wait.
     pub(super) fn unread(&self) -> usize {
         self.reply_bytes() + self.event_bytes
@@ -54,9 +95,9 @@ impl Outbox {
     pub(super) fn reply(&mut self, kind: XsType, req_id: u32, tx_id: u32, parts: &[&[u8]]) {
         if self.order.is_empty() {
             if self.sent > STAGED_PREFIX_MAX {
-                self.staged.drain(..self.sent);
-                self.sent = 0;
+                self.drop_sent();
             }
+            self.unsent += 1;
             let fits = wire::emit(&mut self.staged, kind, req_id, tx_id, parts);
             debug_assert_eq!(fits, Ok(()), "replies are cut to size where they are made");
             return;
@@ -65,9 +106,13 @@ impl Outbox {
         let fits = wire::emit(&mut bytes, kind, req_id, tx_id, parts);
         debug_assert_eq!(fits, Ok(()), "replies are cut to size where they are made");
         match self.order.back_mut() {
-            Some(Entry::Replies(len)) => *len += bytes.len(),
-            _ => self.order.push_back(Entry::Replies(bytes.len())),
+            Some(Entry::Replies(len, messages)) => {
+                *len += bytes.len();
+                *messages += 1;
+            }
+            _ => self.order.push_back(Entry::Replies(bytes.len(), 1)),
         }
+        self.queued += 1;
         self.replies.extend(bytes);
     }
 
@@ -84,6 +129,7 @@ impl Outbox {
             return false;
         }
         self.event_bytes += event_size(watch, path);
+        self.queued += 1;
         self.order
             .push_back(Entry::Event(Arc::clone(watch), Arc::clone(path)));
         true
@@ -92,6 +138,7 @@ impl Outbox {
     fn forget(&mut self, watch: &Watch, path: &Arc<str>) {
         self.waiting.remove(&(watch.id, Arc::clone(path)));
         self.event_bytes = self.event_bytes.saturating_sub(event_size(watch, path));
+        self.queued = self.queued.saturating_sub(1);
     }
 
     /// The next event of a client that gets its replies otherwise.
@@ -121,18 +168,21 @@ impl Outbox {
         self.order = order;
     }
 
-    /// The bytes to be sent next, at least `wanted` of them where there are so many. What has been shown here stays: only
-    /// what has not is still condensed.
-    pub(super) fn bytes(&mut self, wanted: usize) -> &[u8] {
+    /// Sees to it that at least `wanted` bytes are ready to be sent, where there are so many. What has been made ready stays:
+    /// only what has not is still condensed.
+    pub(super) fn stage(&mut self, wanted: usize) {
         if self.staged.len() - self.sent < wanted && !self.order.is_empty() {
-            self.staged.drain(..self.sent);
-            self.sent = 0;
+            self.drop_sent();
             while self.staged.len() < wanted {
                 let Some(entry) = self.order.pop_front() else {
                     break;
                 };
                 match entry {
-                    Entry::Replies(len) => self.staged.extend(self.replies.drain(..len)),
+                    Entry::Replies(len, messages) => {
+                        self.staged.extend(self.replies.drain(..len));
+                        self.queued = self.queued.saturating_sub(messages);
+                        self.unsent += messages;
+                    }
                     Entry::Event(watch, path) => {
                         self.forget(&watch, &path);
                         self.stage_event(&watch, &path);
@@ -140,7 +190,17 @@ impl Outbox {
                 }
             }
         }
+    }
+
+    /// The bytes to be sent next.
+    pub(super) fn staged(&self) -> &[u8] {
         self.staged.get(self.sent..).unwrap_or_default()
+    }
+
+    fn drop_sent(&mut self) {
+        self.staged.drain(..self.sent);
+        self.begun = self.begun.saturating_sub(self.sent);
+        self.sent = 0;
     }
 
     fn stage_event(&mut self, watch: &Watch, path: &str) {
@@ -148,15 +208,26 @@ impl Outbox {
         // The token's length was limited when the watch was set, so that every event fits (XSA-324).
         if wire::emit(&mut self.staged, XS_WATCH_EVENT, 0, 0, &parts).is_err() {
             tracing::error!(path, "a watch event does not fit in a message");
+            return;
         }
+        self.unsent += 1;
     }
 
     /// `len` of the bytes have been sent.
     pub(super) fn consume(&mut self, len: usize) {
-        self.sent = (self.sent + len).min(self.staged.len());
+        self.sent = self.sent.saturating_add(len).min(self.staged.len());
         if self.sent == self.staged.len() {
             self.staged.clear();
-            self.sent = 0;
+            (self.sent, self.begun, self.unsent) = (0, 0, 0);
+            return;
+        }
+        while self.begun < self.sent {
+            let next = self.staged.get(self.begun..).unwrap_or_default();
+            let Ok(Some(len)) = Message::length(next) else {
+                break;
+            };
+            self.begun += len;
+            self.unsent = self.unsent.saturating_sub(1);
         }
     }
 }

@@ -37,7 +37,7 @@ pub struct DomainStats {
     pub quota_hits: u64,
     /// Nodes that it owns.
     pub nodes: u64,
-    /// Bytes that the store keeps for it.
+    /// Bytes that are kept for it, as its quota of memory counts them.
     pub bytes: u64,
     /// Its watches.
     pub watches: u64,
@@ -95,14 +95,19 @@ impl Server {
             of(*domid, &mut |stats| {
                 stats.requests += domain.past.requests;
                 stats.errors += domain.past.errors;
-                stats.quota_hits += domain.quota_hits;
-                stats.watches += u64::from(domain.watches);
-                stats.transactions += u64::from(domain.transactions);
+            });
+        }
+        for (domid, budget) in &self.quotas.budgets {
+            of(*domid, &mut |stats| {
+                stats.connections += u64::from(budget.connections);
+                stats.quota_hits += budget.hits.iter().sum::<u64>();
+                stats.watches += u64::from(budget.watches);
+                stats.transactions += u64::from(budget.transactions);
+                stats.bytes += budget.kept;
             });
         }
         for connection in self.connections.values() {
             of(connection.actor.domid, &mut |stats| {
-                stats.connections += 1;
                 stats.requests += connection.counters.requests;
                 stats.errors += connection.counters.errors;
                 stats.unread += connection.outbox.unread() as u64;

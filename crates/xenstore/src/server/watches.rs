@@ -9,6 +9,9 @@ use crate::path::prefixes;
 /// What a watch is known by within its connection: its absolute path and its token.
 pub(super) type WatchKey = (Arc<str>, Box<[u8]>);
 
+/// What a watch takes beside its path and its token, about: itself, two places in maps, and one in the outbox.
+const WATCH_OVERHEAD: usize = 384;
+
 /// A watch, shared by its connection, the index and the events that wait.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -32,6 +35,12 @@ impl Watch {
             token: token.into(),
             hidden,
         }
+    }
+
+    /// What it takes, about, with the last event that may wait of it when the others have been condensed.
+    pub(super) fn bytes(&self) -> i64 {
+        let bytes = WATCH_OVERHEAD + 3 * self.path.len() + 2 * self.token.len();
+        i64::try_from(bytes).unwrap_or(i64::MAX)
     }
 
     /// An event's path as the watcher is told it.

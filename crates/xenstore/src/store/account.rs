@@ -104,6 +104,7 @@ mod tests {
     use cantle_abi::Errno;
 
     use super::*;
+    use crate::quota::Quotas;
     use crate::store::{Actor, Edit, Store};
     use crate::{Access, Limits};
 
@@ -122,89 +123,88 @@ mod tests {
         Edit::Write(vec![b'x'; len].into())
     }
 
-    /// A store in which domain 5 has a home of its own.
-    fn store(limits: &Limits) -> Store {
-        let mut store = Store::new();
+    /// A store in which domain 5 has a home of its own, and the quotas.
+    fn world(limits: &Limits) -> (Store, Quotas) {
+        let (mut store, mut quotas) = (Store::new(), Quotas::new(limits.clone()));
         let home = Arc::new(Perms::new(GUEST.domid, Access::None));
-        store.edit(DOM0, "/g", &Edit::Mkdir, limits).unwrap();
-        store
-            .edit(DOM0, "/g", &Edit::SetPerms(home), limits)
-            .unwrap();
-        store
+        edit(&mut store, &mut quotas, DOM0, "/g", &Edit::Mkdir).unwrap();
+        edit(&mut store, &mut quotas, DOM0, "/g", &Edit::SetPerms(home)).unwrap();
+        (store, quotas)
+    }
+
+    fn edit(
+        store: &mut Store,
+        quotas: &mut Quotas,
+        actor: Actor,
+        path: &str,
+        edit: &Edit,
+    ) -> Result<(), Errno> {
+        quotas.ask(actor, path, |allowance| {
+            store.edit(actor, path, edit, allowance).map(drop)
+        })
     }
 
     #[test]
     fn a_node_counts_name_value_permissions_and_overhead() {
         let limits = Limits::DEFAULT;
-        let mut store = store(&limits);
+        let (mut s, mut q) = world(&limits);
+        let (s, q) = (&mut s, &mut q);
         let home = NODE_OVERHEAD + 1 + 4;
         assert_eq!(
-            store.usage_of(GUEST.domid),
+            s.usage_of(GUEST.domid),
             Usage {
                 nodes: 1,
                 bytes: home
             }
         );
-        store.edit(GUEST, "/g/ab/cde", &write(7), &limits).unwrap();
+        edit(s, q, GUEST, "/g/ab/cde", &write(7)).unwrap();
         let below = 2 * NODE_OVERHEAD + 5 + 7 + 2 * 4;
         let all = Usage {
             nodes: 3,
             bytes: home + below,
         };
-        assert_eq!(store.usage_of(GUEST.domid), all);
-        store.edit(GUEST, "/g/ab/cde", &write(2), &limits).unwrap();
-        assert_eq!(store.usage_of(GUEST.domid).bytes, all.bytes - 5);
+        assert_eq!(s.usage_of(GUEST.domid), all);
+        edit(s, q, GUEST, "/g/ab/cde", &write(2)).unwrap();
+        assert_eq!(s.usage_of(GUEST.domid).bytes, all.bytes - 5);
         let listed = Arc::new(Perms::new(GUEST.domid, Access::None).and(DomId(7), Access::Read));
-        store
-            .edit(GUEST, "/g/ab", &Edit::SetPerms(listed), &limits)
-            .unwrap();
-        assert_eq!(store.usage_of(GUEST.domid).bytes, all.bytes - 5 + 4);
-        store.edit(GUEST, "/g/ab", &Edit::Rm, &limits).unwrap();
+        edit(s, q, GUEST, "/g/ab", &Edit::SetPerms(listed)).unwrap();
+        assert_eq!(s.usage_of(GUEST.domid).bytes, all.bytes - 5 + 4);
+        edit(s, q, GUEST, "/g/ab", &Edit::Rm).unwrap();
         assert_eq!(
-            store.usage_of(GUEST.domid),
+            s.usage_of(GUEST.domid),
             Usage {
                 nodes: 1,
                 bytes: home
             }
         );
-        assert!(store.audit().is_empty());
-        store.forget(GUEST.domid);
-        assert_eq!(store.usage_of(GUEST.domid), Usage::default());
-        assert!(store.audit().is_empty());
+        assert!(s.audit().is_empty());
+        s.forget(GUEST.domid);
+        assert_eq!(s.usage_of(GUEST.domid), Usage::default());
+        assert!(s.audit().is_empty());
     }
 
     #[test]
     fn memory_is_a_quota_that_shrinking_and_dom0_do_not_meet() {
         let home = usize::try_from(NODE_OVERHEAD).unwrap() + 5;
         let limits = Limits {
-            memory: home + 10,
+            memory: u32::try_from(home + 10).unwrap(),
             ..Limits::DEFAULT
         };
-        let mut store = store(&limits);
-        store.edit(GUEST, "/g", &write(10), &limits).unwrap();
-        let full = store.usage_of(GUEST.domid);
+        let (mut s, mut q) = world(&limits);
+        let (s, q) = (&mut s, &mut q);
+        edit(s, q, GUEST, "/g", &write(10)).unwrap();
+        let full = s.usage_of(GUEST.domid);
         let refused = [("/g", write(11)), ("/g/a", Edit::Mkdir), ("/g/a", write(0))];
-        for (path, edit) in &refused {
-            let answer = store.edit(GUEST, path, edit, &limits).map(drop);
-            assert_eq!(answer, Err(Errno::ENOSPC));
+        for (path, what) in &refused {
+            let answer = edit(s, q, GUEST, path, what);
+            assert_eq!(answer, Err(Errno::ENOMEM));
         }
         let listed = Arc::new(Perms::new(GUEST.domid, Access::None).and(DomId(7), Access::Read));
-        let answer = store.edit(GUEST, "/g", &Edit::SetPerms(listed), &limits);
-        assert_eq!(answer.map(drop), Err(Errno::ENOSPC));
-        assert_eq!(store.usage_of(GUEST.domid), full);
-        // Within a transaction it counts what the transaction has done so far.
-        let mut tx = store.begin();
-        store
-            .edit_in(&mut tx, GUEST, "/g", write(4), &limits)
-            .unwrap();
-        store
-            .edit_in(&mut tx, GUEST, "/g", write(10), &limits)
-            .unwrap();
-        let answer = store.edit_in(&mut tx, GUEST, "/g", write(11), &limits);
-        assert_eq!(answer, Err(Errno::ENOSPC));
-        store.commit(tx, GUEST, &limits).unwrap();
-        store.edit(DOM0, "/g", &write(50), &limits).unwrap();
-        store.edit(GUEST, "/g", &write(40), &limits).unwrap();
-        assert!(store.audit().is_empty());
+        let answer = edit(s, q, GUEST, "/g", &Edit::SetPerms(listed));
+        assert_eq!(answer, Err(Errno::ENOMEM));
+        assert_eq!(s.usage_of(GUEST.domid), full);
+        edit(s, q, DOM0, "/g", &write(50)).unwrap();
+        edit(s, q, GUEST, "/g", &write(40)).unwrap();
+        assert!(s.audit().is_empty());
     }
 }

@@ -6,8 +6,9 @@ use cantle_abi::{DomId, Errno};
 
 use super::account::{Usage, of_perms, signed};
 use super::{Accounts, Actor, Found, Node, Tree, nodes};
-use crate::limits::Limits;
+use crate::limits::Quota;
 use crate::path::components;
+use crate::quota::Allowance;
 use crate::{Access, Perms};
 
 /// What is to happen at a path.
@@ -44,7 +45,7 @@ pub(crate) struct View<'a> {
     pub(crate) accounts: &'a Accounts,
     pub(crate) delta: &'a mut Accounts,
     pub(crate) generation: &'a mut u64,
-    pub(crate) limits: &'a Limits,
+    pub(crate) allowance: &'a Allowance<'a>,
 }
 
 impl View<'_> {
@@ -72,12 +73,13 @@ impl View<'_> {
             return Err(Errno::EACCES);
         }
         let perms = Arc::clone(&nearest.perms);
-        self.check_size(actor, &perms, value.len())?;
+        self.allowance
+            .allow(Quota::NodeSize, value.len() + 4 * (1 + perms.listed.len()))?;
         if missing > 0 {
             return self.create(actor, path, missing, &perms, value);
         }
         let more = signed(value.len()) - signed(nearest.value.len());
-        self.afford(actor, perms.owner, Usage::of_bytes(more))?;
+        self.afford(perms.owner, Usage::of_bytes(more))?;
         let generation = self.next_generation();
         let node = self.tree.get_mut(path).ok_or(Errno::EIO)?;
         node.value = Arc::clone(value);
@@ -126,11 +128,10 @@ impl View<'_> {
                 ..Perms::clone(inherited)
             })
         };
-        if !actor.privileged && components(path).count() > self.limits.path_depth {
-            return Err(Errno::ENOSPC);
-        }
+        self.allowance
+            .allow(Quota::PathDepth, components(path).count())?;
         let cost = cost_of_new(path, missing, &perms, value);
-        self.afford(actor, perms.owner, cost)?;
+        self.afford(perms.owner, cost)?;
         let generation = self.next_generation();
         let node = self
             .tree
@@ -193,18 +194,15 @@ impl View<'_> {
         if !actor.owns(&before) {
             return Err(Errno::EACCES);
         }
-        if !actor.privileged {
-            // To give a node away would be to make another pay for it.
-            if perms.owner != before.owner {
-                return Err(Errno::EPERM);
-            }
-            if 1 + perms.listed.len() > self.limits.perms_per_node {
-                return Err(Errno::ENOSPC);
-            }
+        // To give a node away would be to make another pay for it.
+        if !actor.privileged && perms.owner != before.owner {
+            return Err(Errno::EPERM);
         }
+        self.allowance
+            .allow(Quota::Permissions, 1 + perms.listed.len())?;
         // Only a privileged domain changes the owner; nobody is asked then whether he can afford it.
         let more = of_perms(perms) - of_perms(&before);
-        self.afford(actor, perms.owner, Usage::of_bytes(more))?;
+        self.afford(perms.owner, Usage::of_bytes(more))?;
         let generation = self.next_generation();
         let node = self.tree.get_mut(path).ok_or(Errno::EIO)?;
         let (_, cost) = node.cost();
@@ -222,34 +220,20 @@ impl View<'_> {
         })
     }
 
-    fn check_size(&self, actor: Actor, perms: &Perms, value: usize) -> Result<(), Errno> {
-        let size = value + 4 * (1 + perms.listed.len());
-        if actor.privileged || size <= self.limits.node_bytes {
-            Ok(())
-        } else {
-            Err(Errno::ENOSPC)
-        }
-    }
-
     /// Whether the owner's quotas allow for so much more. Every edit that makes something grow asks this before it changes
     /// anything. The owner pays, whoever edits; but a privileged domain is not held up by anyone's quota, and what
     /// shrinks is never refused.
-    fn afford(&self, actor: Actor, owner: DomId, more: Usage) -> Result<(), Errno> {
-        if actor.privileged {
-            return Ok(());
-        }
+    fn afford(&self, owner: DomId, more: Usage) -> Result<(), Errno> {
         let after = self
             .accounts
             .of(owner)
             .plus(self.delta.of(owner))
             .plus(more);
-        let too_many = more.nodes > 0 && after.nodes > i64::from(self.limits.nodes);
-        let too_much = more.bytes > 0 && after.bytes > signed(self.limits.memory);
-        if too_many || too_much {
-            Err(Errno::ENOSPC)
-        } else {
-            Ok(())
-        }
+        self.allowance.afford(
+            owner,
+            (more.nodes > 0).then_some(after.nodes),
+            (more.bytes > 0).then_some(after.bytes),
+        )
     }
 
     fn next_generation(&mut self) -> u64 {

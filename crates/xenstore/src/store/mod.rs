@@ -20,7 +20,7 @@ pub(crate) use edit::{Change, Edit, View};
 pub(crate) use node::{Found, Node, Tree, nodes, walk};
 pub(crate) use transaction::{Query, Transaction};
 
-use crate::limits::Limits;
+use crate::quota::Allowance;
 use crate::{Access, Perms};
 
 /// Who asks.
@@ -96,7 +96,7 @@ impl Store {
         actor: Actor,
         path: &str,
         edit: &Edit,
-        limits: &Limits,
+        allowance: &Allowance<'_>,
     ) -> Result<Option<Change>, Errno> {
         let mut delta = Accounts::default();
         let change = View {
@@ -104,7 +104,7 @@ impl Store {
             accounts: &self.accounts,
             delta: &mut delta,
             generation: &mut self.generation,
-            limits,
+            allowance,
         }
         .edit(actor, path, edit)?;
         self.accounts.add_all(&delta);
@@ -116,6 +116,18 @@ impl Store {
         Transaction::new(self.tree.clone())
     }
 
+    /// Reads within a transaction.
+    pub(crate) fn query_in(
+        &self,
+        tx: &mut Transaction,
+        actor: Actor,
+        path: &str,
+        query: Query,
+        allowance: &Allowance<'_>,
+    ) -> Result<Arc<Node>, Errno> {
+        tx.query(&self.accounts, actor, path, query, allowance)
+    }
+
     /// Applies an edit within a transaction.
     pub(crate) fn edit_in(
         &mut self,
@@ -123,7 +135,7 @@ impl Store {
         actor: Actor,
         path: &str,
         edit: Edit,
-        limits: &Limits,
+        allowance: &Allowance<'_>,
     ) -> Result<(), Errno> {
         tx.edit(
             &self.accounts,
@@ -131,7 +143,7 @@ impl Store {
             actor,
             path,
             edit,
-            limits,
+            allowance,
         )
     }
 
@@ -140,9 +152,9 @@ impl Store {
         &mut self,
         tx: Transaction,
         actor: Actor,
-        limits: &Limits,
+        allowance: &Allowance<'_>,
     ) -> Result<Vec<Change>, Errno> {
-        let tx = match tx.unopposed(&self.tree) {
+        let tx = match tx.unopposed(&self.tree, actor) {
             Ok((tree, delta, changes)) => {
                 self.tree = tree;
                 self.accounts.add_all(&delta);
@@ -150,6 +162,8 @@ impl Store {
             }
             Err(tx) => tx,
         };
+        // What the transaction keeps is given back in any case.
+        allowance.pend(-tx.bytes(actor.domid));
         let mut tree = self.tree.clone();
         let mut delta = Accounts::default();
         let mut view = View {
@@ -157,7 +171,7 @@ impl Store {
             accounts: &self.accounts,
             delta: &mut delta,
             generation: &mut self.generation,
-            limits,
+            allowance,
         };
         let changes = tx.replay(&mut view, actor)?;
         self.tree = tree;
@@ -177,7 +191,6 @@ impl Store {
 
     /// What a domain's nodes cost it: how many there are, and about how many bytes of memory they take. This is what its
     /// quotas are held against.
-    #[cfg(test)]
     pub(crate) fn usage_of(&self, domain: DomId) -> Usage {
         self.accounts.of(domain)
     }

@@ -19,8 +19,10 @@ use std::sync::Arc;
 
 use cantle_abi::{DomId, Errno};
 
+use super::account::{of_perms, signed};
 use super::{Accounts, Actor, Change, Edit, Node, Tree, View};
-use crate::limits::Limits;
+use crate::limits::Quota;
+use crate::quota::Allowance;
 
 /// Which part of a node a request read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +43,40 @@ impl Query {
     }
 }
 
+/// What an open transaction costs beside its log, about.
+pub(crate) const TRANSACTION_BYTES: i64 = 512;
+/// What a query in the log costs beside its path, about.
+const QUERY_BYTES: i64 = 96;
+/// What an edit in the log costs beside its path and what it sets, about.
+const EDIT_BYTES: i64 = 224;
+
 #[derive(Debug)]
 enum Request {
     Query(Query, Result<Arc<Node>, Errno>),
     Edit(Edit, Result<(), Errno>),
+}
+
+impl Request {
+    fn bytes(&self, path: &str) -> i64 {
+        match self {
+            Self::Query(..) => query_bytes(path),
+            Self::Edit(edit, _) => edit_bytes(path, edit),
+        }
+    }
+}
+
+fn query_bytes(path: &str) -> i64 {
+    QUERY_BYTES + signed(path.len())
+}
+
+fn edit_bytes(path: &str, edit: &Edit) -> i64 {
+    let kept = match edit {
+        Edit::Write(value) => signed(value.len()),
+        Edit::SetPerms(perms) => of_perms(perms),
+        Edit::Mkdir | Edit::Rm => 0,
+    };
+    // The path is kept in the log, and in the change that watchers will be told of.
+    EDIT_BYTES + 2 * signed(path.len()) + kept
 }
 
 /// An open transaction.
@@ -56,8 +88,8 @@ pub(crate) struct Transaction {
     delta: Accounts,
     changes: Vec<Change>,
     log: Vec<(Box<str>, Request)>,
-    /// What the log keeps of the domain's own bytes.
-    bytes: usize,
+    /// What the log takes.
+    bytes: i64,
     /// It can never commit.
     doomed: bool,
 }
@@ -70,19 +102,20 @@ impl Transaction {
             delta: Accounts::default(),
             changes: Vec::new(),
             log: Vec::new(),
-            bytes: 0,
+            bytes: TRANSACTION_BYTES,
             doomed: false,
         }
     }
 
-    pub(crate) fn query(
+    pub(super) fn query(
         &mut self,
+        accounts: &Accounts,
         actor: Actor,
         path: &str,
         query: Query,
-        limits: &Limits,
+        allowance: &Allowance<'_>,
     ) -> Result<Arc<Node>, Errno> {
-        self.make_room(actor, path, 0, limits)?;
+        self.make_room(accounts, actor, query_bytes(path), allowance)?;
         let result = actor.lookup(&self.tree, path).cloned();
         self.log
             .push((path.into(), Request::Query(query, result.clone())));
@@ -96,19 +129,18 @@ impl Transaction {
         actor: Actor,
         path: &str,
         edit: Edit,
-        limits: &Limits,
+        allowance: &Allowance<'_>,
     ) -> Result<(), Errno> {
-        let value = match &edit {
-            Edit::Write(value) => value.len(),
-            _ => 0,
-        };
-        self.make_room(actor, path, value, limits)?;
+        let bytes = edit_bytes(path, &edit);
+        self.make_room(accounts, actor, bytes, allowance)?;
+        // What earlier edits made grow is in the view's accounts: not twice.
+        allowance.pend(bytes - self.growth(actor.domid));
         let result = View {
             tree: &mut self.tree,
             accounts,
             delta: &mut self.delta,
             generation,
-            limits,
+            allowance,
         }
         .edit(actor, path, &edit)
         .map(|change| self.changes.extend(change));
@@ -119,26 +151,53 @@ impl Transaction {
     /// A request that does not fit in the log is not run at all.
     fn make_room(
         &mut self,
+        accounts: &Accounts,
         actor: Actor,
-        path: &str,
-        value: usize,
-        limits: &Limits,
+        bytes: i64,
+        allowance: &Allowance<'_>,
     ) -> Result<(), Errno> {
-        let bytes = self.bytes + path.len() + value;
-        let full =
-            self.log.len() >= limits.transaction_requests || bytes > limits.transaction_bytes;
-        if full && !actor.privileged {
-            return Err(Errno::ENOSPC);
-        }
-        self.bytes = bytes;
+        allowance.allow(Quota::TransactionNodes, self.log.len() + 1)?;
+        let owned = accounts.of(actor.domid).bytes;
+        allowance.afford(actor.domid, None, Some(owned.saturating_add(bytes)))?;
+        self.bytes = self.bytes.saturating_add(bytes);
         Ok(())
+    }
+
+    /// What the transaction costs its domain: its log, and the nodes that only it has.
+    pub(crate) fn bytes(&self, domain: DomId) -> i64 {
+        self.bytes.saturating_add(self.growth(domain))
+    }
+
+    /// Whether what is counted is what is there.
+    pub(crate) fn is_sound(&self) -> bool {
+        let log = self
+            .log
+            .iter()
+            .map(|(path, request)| request.bytes(path))
+            .sum::<i64>();
+        self.bytes == TRANSACTION_BYTES + log
+    }
+
+    /// By how much a domain's nodes have grown in it.
+    fn growth(&self, domain: DomId) -> i64 {
+        self.delta.of(domain).bytes.max(0)
     }
 
     /// What a commit results in where nobody has changed anything since the beginning: running the log again would come to
     /// the same. Else the transaction itself.
     #[expect(clippy::result_large_err, reason = "it is no error, and moved once")]
-    pub(super) fn unopposed(self, now: &Tree) -> Result<(Tree, Accounts, Vec<Change>), Self> {
-        if self.doomed || !Arc::ptr_eq(self.base.root(), now.root()) {
+    pub(super) fn unopposed(
+        self,
+        now: &Tree,
+        actor: Actor,
+    ) -> Result<(Tree, Accounts, Vec<Change>), Self> {
+        // Whether others can still afford what was written into their nodes is to be asked again.
+        let costs_others = !actor.privileged
+            && self
+                .delta
+                .iter()
+                .any(|(domain, usage)| domain != actor.domid && usage.bytes > 0);
+        if self.doomed || costs_others || !Arc::ptr_eq(self.base.root(), now.root()) {
             return Err(self);
         }
         Ok((self.tree, self.delta, self.changes))

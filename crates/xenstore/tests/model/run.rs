@@ -87,8 +87,8 @@ impl World {
             conns: conns.into(),
             quota: Quota {
                 nodes: i64::from(limits.nodes),
-                node_bytes: limits.node_bytes,
-                perms: limits.perms_per_node,
+                node_bytes: limits.node_bytes as usize,
+                perms: limits.perms_per_node as usize,
             },
             limits,
         };

@@ -39,7 +39,13 @@ impl Server {
             .transactions
             .get_mut(&tx.0)
             .ok_or(Errno::ENOENT)?;
-        open.query(connection.actor, &path, query, &self.limits)
+        let actor = connection.actor;
+        let before = open.bytes(actor.domid);
+        let result = self.quotas.ask(actor, &path, |allowance| {
+            self.store.query_in(open, actor, &path, query, allowance)
+        });
+        connection.transaction_bytes += open.bytes(actor.domid) - before;
+        result
     }
 
     pub(super) fn edit(
@@ -51,10 +57,11 @@ impl Server {
     ) -> Result<Reply, Errno> {
         let connection = self.connections.get_mut(&conn).ok_or(Errno::EIO)?;
         let Resolved { path, .. } = resolve(path, &connection.home)?;
+        let actor = connection.actor;
         if tx == TxId::NONE {
-            let change = self
-                .store
-                .edit(connection.actor, &path, &edit, &self.limits)?;
+            let change = self.quotas.ask(actor, &path, |allowance| {
+                self.store.edit(actor, &path, &edit, allowance)
+            })?;
             if let Some(change) = change {
                 self.fire(&change);
             }
@@ -64,9 +71,12 @@ impl Server {
             .transactions
             .get_mut(&tx.0)
             .ok_or(Errno::ENOENT)?;
-        self.store
-            .edit_in(open, connection.actor, &path, edit, &self.limits)?;
-        Ok(Reply::Done)
+        let before = open.bytes(actor.domid);
+        let result = self.quotas.ask(actor, &path, |allowance| {
+            self.store.edit_in(open, actor, &path, edit, allowance)
+        });
+        connection.transaction_bytes += open.bytes(actor.domid) - before;
+        result.map(|()| Reply::Done)
     }
 
     pub(super) fn write(&mut self, conn: ConnId, tx: TxId, payload: &[u8]) -> Result<Reply, Errno> {

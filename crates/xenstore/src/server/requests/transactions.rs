@@ -3,6 +3,7 @@
 use cantle_abi::Errno;
 
 use super::Reply;
+use crate::Quota;
 use crate::client::TxId;
 use crate::server::{ConnId, Server};
 
@@ -13,15 +14,13 @@ impl Server {
             return Err(Errno::EBUSY);
         }
         let actor = self.connection(conn)?.actor;
-        let limit = self.limits.transactions;
-        let usage = self.usage(actor.domid);
-        if !actor.privileged && usage.transactions >= limit {
-            usage.quota_hits += 1;
-            return Err(Errno::ENOSPC);
-        }
-        usage.transactions += 1;
         let begun = self.store.begin();
+        let bytes = begun.bytes(actor.domid);
+        let open = self.quotas.budget(actor.domid).transactions + 1;
+        self.claim(actor, Quota::Transactions, open, bytes, "")?;
+        self.quotas.budget(actor.domid).transactions = open;
         let connection = self.connection(conn)?;
+        connection.transaction_bytes += bytes;
         let tx = connection.new_tx();
         connection.transactions.insert(tx, begun);
         Ok(Reply::text(&tx.to_string()))
@@ -41,10 +40,13 @@ impl Server {
         let connection = self.connection(conn)?;
         let actor = connection.actor;
         let open = connection.transactions.remove(&tx.0).ok_or(Errno::ENOENT)?;
-        self.usage(actor.domid).transactions -= 1;
-        self.tidy(actor.domid);
+        connection.transaction_bytes -= open.bytes(actor.domid);
+        self.quotas.budget(actor.domid).close_transactions(1);
         if commit {
-            for change in self.store.commit(open, actor, &self.limits)? {
+            let changes = self.quotas.ask(actor, "", |allowance| {
+                self.store.commit(open, actor, allowance)
+            })?;
+            for change in changes {
                 self.fire(&change);
             }
         }

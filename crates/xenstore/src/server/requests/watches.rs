@@ -6,6 +6,7 @@ use cantle_abi::Errno;
 use cantle_abi::io::xs_wire::{XENSTORE_ABS_PATH_MAX, XENSTORE_PAYLOAD_MAX};
 
 use super::{Reply, special_name};
+use crate::Quota;
 use crate::path::{Resolved, components, resolve};
 use crate::server::connection::Connection;
 use crate::server::watches::Watch;
@@ -24,9 +25,9 @@ impl Server {
         if token.len() > TOKEN_MAX {
             return Err(Errno::E2BIG);
         }
-        if !actor.privileged && components(&path).count() > self.limits.path_depth {
-            return Err(Errno::ENOSPC);
-        }
+        self.quotas.ask(actor, &path, |allowance| {
+            allowance.allow(Quota::PathDepth, components(&path).count())
+        })?;
         let hidden = if relative {
             connection.home.len() + 1
         } else {
@@ -36,19 +37,15 @@ impl Server {
         if connection.watches.contains_key(&key) {
             return Err(Errno::EEXIST);
         }
-        let limit = self.limits.watches;
-        let usage = self.usage(actor.domid);
-        if !actor.privileged && usage.watches >= limit {
-            usage.quota_hits += 1;
-            return Err(Errno::E2BIG);
-        }
-        usage.watches += 1;
         let watch = Arc::new(Watch::new(self.next_watch, conn, path, token, hidden));
+        let watches = self.quotas.budget(actor.domid).watches + 1;
+        self.claim(actor, Quota::Watches, watches, watch.bytes(), &watch.path)?;
+        self.quotas.budget(actor.domid).watches = watches;
         self.next_watch += 1;
         self.watches.insert(Arc::clone(&watch));
-        self.connection(conn)?
-            .watches
-            .insert(key, Arc::clone(&watch));
+        let connection = self.connection(conn)?;
+        connection.watch_bytes += watch.bytes();
+        connection.watches.insert(key, Arc::clone(&watch));
         Ok(Reply::Watching(watch))
     }
 
@@ -72,10 +69,10 @@ impl Server {
             .remove(&(path, Box::from(token)))
             .ok_or(Errno::ENOENT)?;
         connection.outbox.purge(&watch);
+        connection.watch_bytes -= watch.bytes();
         let domid = connection.actor.domid;
         self.watches.remove(&watch);
-        self.usage(domid).watches -= 1;
-        self.tidy(domid);
+        self.quotas.budget(domid).drop_watches(1);
         Ok(Reply::Done)
     }
 
@@ -84,9 +81,9 @@ impl Server {
         self.drop_watches(conn);
         let connection = self.connection(conn)?;
         let open = core::mem::take(&mut connection.transactions).len();
+        connection.transaction_bytes = 0;
         let domid = connection.actor.domid;
-        self.usage(domid).transactions -= u32::try_from(open).unwrap_or(0);
-        self.tidy(domid);
+        self.quotas.budget(domid).close_transactions(open);
         Ok(Reply::Done)
     }
 
@@ -95,13 +92,14 @@ impl Server {
             return;
         };
         let watches = core::mem::take(&mut connection.watches);
+        connection.watch_bytes = 0;
         let domid = connection.actor.domid;
         for watch in watches.values() {
             connection.outbox.purge(watch);
         }
         for watch in watches.values() {
             self.watches.remove(watch);
-            self.usage(domid).watches -= 1;
         }
+        self.quotas.budget(domid).drop_watches(watches.len());
     }
 }

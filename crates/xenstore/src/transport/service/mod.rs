@@ -13,7 +13,6 @@ mod batch;
 mod end;
 mod inbox;
 mod slots;
-mod watched;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -63,7 +62,6 @@ pub struct Service {
     queue: VecDeque<Key>,
     batch: Batch,
     left: Vec<Key>,
-    watched: Vec<u32>,
     before_output: Option<BeforeOutput>,
     stopped: bool,
 }
@@ -89,10 +87,6 @@ pub enum Served<'a> {
         fd: BorrowedFd<'a>,
         /// Who is at its other end.
         peer: Peer,
-        /// Bytes that were read and that the server has not taken.
-        held: &'a [u8],
-        /// Bytes that the server has given and that were not sent.
-        unsent: &'a [u8],
     },
 }
 
@@ -121,7 +115,6 @@ impl Service {
             queue: VecDeque::new(),
             batch: Batch::new(),
             left: Vec::new(),
-            watched: Vec::new(),
             before_output: None,
             stopped: false,
         })
@@ -163,24 +156,14 @@ impl Service {
         self.join(stream.into())
     }
 
-    /// Serves a socket for a connection that the store has already, after a live update. `unsent` and what else waits for
-    /// it is sent, and `held` is taken to be read before anything that comes.
+    /// Serves a socket for a connection that the store has already, after a live update. What waits for it is sent.
     ///
     /// # Errors
     ///
     /// What the kernel says about the socket.
-    pub fn adopt(
-        &mut self,
-        stream: UnixStream,
-        conn: ConnId,
-        held: Vec<u8>,
-        unsent: Vec<u8>,
-    ) -> io::Result<()> {
+    pub fn adopt(&mut self, stream: UnixStream, conn: ConnId) -> io::Result<()> {
         let end = End::Socket(SocketEnd::new(stream.into())?);
-        let mut slot = Slot::new(conn, end);
-        slot.held = held;
-        slot.unsent = unsent;
-        self.place(slot)
+        self.place(conn, end)
     }
 
     /// Sets what is called after each batch of requests was handled, and before any reply to them, any event and anything
@@ -242,8 +225,6 @@ impl Service {
                 conn: slot.conn,
                 fd: socket.fd(),
                 peer: socket.peer,
-                held: &slot.held,
-                unsent: &slot.unsent,
             },
         })
     }
@@ -253,14 +234,14 @@ impl Service {
         let conn = self
             .store
             .connect_as(ConnKind::Socket, DomId::DOM0, true, Arc::new(|| ()));
-        self.place(Slot::new(conn, end)).inspect_err(|_| {
+        self.place(conn, end).inspect_err(|_| {
             self.store.disconnect(conn);
         })?;
         Ok(conn)
     }
 
-    fn place(&mut self, mut slot: Slot) -> io::Result<()> {
-        let conn = slot.conn;
+    fn place(&mut self, conn: ConnId, end: End) -> io::Result<()> {
+        let mut slot = Slot::new(conn, end);
         slot.more_output = true;
         slot.readable = true;
         let full = || io::Error::from(io::ErrorKind::QuotaExceeded);
@@ -304,10 +285,6 @@ impl Service {
             let (data, flags) = (event.data.u64(), event.flags);
             if data == INBOX {
                 self.take_inbox();
-                continue;
-            }
-            if let Some(token) = watched::token(data) {
-                self.watched.push(token);
                 continue;
             }
             let key = Key::from_u64(data);

@@ -1,5 +1,7 @@
 //! What an operator may ask of the server itself.
 
+mod check;
+
 use cantle_abi::io::xs_wire::XENSTORE_PAYLOAD_MAX;
 use cantle_abi::{DomId, Errno};
 
@@ -38,46 +40,5 @@ impl Server {
     /// The lines without a NUL, so that an empty answer is empty.
     fn stats_from(&self, first: DomId) -> Reply {
         Reply::Bytes(self.stats_text(first, XENSTORE_PAYLOAD_MAX).into_bytes())
-    }
-
-    /// Compares what is counted with what is there.
-    fn check(&self) -> String {
-        let mut faults: Vec<String> = self
-            .store
-            .audit()
-            .into_iter()
-            .map(|domain| format!("nodes or bytes of domain {domain} are miscounted"))
-            .collect();
-        let by_connection: usize = self
-            .connections
-            .values()
-            .map(|connection| connection.watches.len())
-            .sum();
-        if by_connection != self.watches.len() {
-            faults.push("watches are miscounted".to_owned());
-        }
-        for (domid, domain) in &self.domains {
-            let of_domain = || {
-                self.connections
-                    .values()
-                    .filter(|connection| connection.actor.domid == *domid)
-            };
-            let watches: usize = of_domain().map(|connection| connection.watches.len()).sum();
-            let open: usize = of_domain()
-                .map(|connection| connection.transactions.len())
-                .sum();
-            let counted = (u32::try_from(watches), u32::try_from(open));
-            if counted != (Ok(domain.watches), Ok(domain.transactions)) {
-                faults.push(format!(
-                    "watches or transactions of domain {domid} are miscounted"
-                ));
-            }
-        }
-        if faults.is_empty() {
-            "OK".to_owned()
-        } else {
-            faults.truncate(32);
-            faults.join("\n")
-        }
     }
 }
