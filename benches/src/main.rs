@@ -47,6 +47,11 @@ fn main() -> Result<()> {
     if std::env::args().nth(1).as_deref() == Some(grant_backend::ROLE) {
         return grant_backend::main();
     }
+    if std::env::args().nth(1).as_deref() == Some(area::ECHO_ROLE) {
+        let socket = std::env::args().nth(2).context("no socket")?;
+        let connections = std::env::args().nth(3).context("no count")?;
+        return area::echo_main(socket.as_ref(), connections.parse()?);
+    }
     let args = Args::parse();
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make {}", args.out.display()))?;

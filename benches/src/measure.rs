@@ -9,6 +9,8 @@ pub(crate) enum Unit {
     Nanoseconds,
     /// Milliseconds.
     Milliseconds,
+    /// Memory in bytes.
+    Bytes,
     /// Memory in MiB.
     Mebibytes,
     /// Operations a second.
@@ -23,6 +25,7 @@ impl Unit {
         match self {
             Self::Nanoseconds => "ns",
             Self::Milliseconds => "ms",
+            Self::Bytes => "B",
             Self::Mebibytes => "MiB",
             Self::PerSecond => "/s",
             Self::MebibytesPerSecond => "MiB/s",

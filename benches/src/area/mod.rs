@@ -15,6 +15,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::report::Report;
+pub(crate) use xenstore::{ECHO_ROLE, echo_main};
 
 /// An area, as it is named on the command line and in the file's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

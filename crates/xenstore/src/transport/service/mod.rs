@@ -13,6 +13,7 @@ mod batch;
 mod end;
 mod inbox;
 mod slots;
+mod watched;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -62,6 +63,7 @@ pub struct Service {
     queue: VecDeque<Key>,
     batch: Batch,
     left: Vec<Key>,
+    watched: Vec<u32>,
     before_output: Option<BeforeOutput>,
     stopped: bool,
 }
@@ -87,6 +89,10 @@ pub enum Served<'a> {
         fd: BorrowedFd<'a>,
         /// Who is at its other end.
         peer: Peer,
+        /// Bytes that were read and that the server has not taken.
+        held: &'a [u8],
+        /// Bytes that the server has given and that were not sent.
+        unsent: &'a [u8],
     },
 }
 
@@ -115,6 +121,7 @@ impl Service {
             queue: VecDeque::new(),
             batch: Batch::new(),
             left: Vec::new(),
+            watched: Vec::new(),
             before_output: None,
             stopped: false,
         })
@@ -156,14 +163,24 @@ impl Service {
         self.join(stream.into())
     }
 
-    /// Serves a socket for a connection that the store has already, after a live update. What waits for it is sent.
+    /// Serves a socket for a connection that the store has already, after a live update. `unsent` and what else waits for
+    /// it is sent, and `held` is taken to be read before anything that comes.
     ///
     /// # Errors
     ///
     /// What the kernel says about the socket.
-    pub fn adopt(&mut self, stream: UnixStream, conn: ConnId) -> io::Result<()> {
+    pub fn adopt(
+        &mut self,
+        stream: UnixStream,
+        conn: ConnId,
+        held: Vec<u8>,
+        unsent: Vec<u8>,
+    ) -> io::Result<()> {
         let end = End::Socket(SocketEnd::new(stream.into())?);
-        self.place(conn, end)
+        let mut slot = Slot::new(conn, end);
+        slot.held = held;
+        slot.unsent = unsent;
+        self.place(slot)
     }
 
     /// Sets what is called after each batch of requests was handled, and before any reply to them, any event and anything
@@ -225,6 +242,8 @@ impl Service {
                 conn: slot.conn,
                 fd: socket.fd(),
                 peer: socket.peer,
+                held: &slot.held,
+                unsent: &slot.unsent,
             },
         })
     }
@@ -234,14 +253,14 @@ impl Service {
         let conn = self
             .store
             .connect_as(ConnKind::Socket, DomId::DOM0, true, Arc::new(|| ()));
-        self.place(conn, end).inspect_err(|_| {
+        self.place(Slot::new(conn, end)).inspect_err(|_| {
             self.store.disconnect(conn);
         })?;
         Ok(conn)
     }
 
-    fn place(&mut self, conn: ConnId, end: End) -> io::Result<()> {
-        let mut slot = Slot::new(conn, end);
+    fn place(&mut self, mut slot: Slot) -> io::Result<()> {
+        let conn = slot.conn;
         slot.more_output = true;
         slot.readable = true;
         let full = || io::Error::from(io::ErrorKind::QuotaExceeded);
@@ -285,6 +304,10 @@ impl Service {
             let (data, flags) = (event.data.u64(), event.flags);
             if data == INBOX {
                 self.take_inbox();
+                continue;
+            }
+            if let Some(token) = watched::token(data) {
+                self.watched.push(token);
                 continue;
             }
             let key = Key::from_u64(data);
