@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         nets: vec![],
         grants: GrantConfig::default(),
         transport: TransportChoice::Auto,
+        xenstore_socket: None,
     };
     let console = Console {
         input: OwnedFd::from(File::open("/dev/null")?),

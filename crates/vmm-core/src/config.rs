@@ -47,6 +47,9 @@ pub struct GuestConfig {
     pub grants: GrantConfig,
     /// How hypercalls arrive.
     pub transport: TransportChoice,
+    /// A Unix socket at which the host's own programs (`cantle-xs`, Xen's xenstore-utils) find the guest's xenstore while it runs.
+    /// Whoever may connect to it is a privileged client: its file is its owner's alone.
+    pub xenstore_socket: Option<PathBuf>,
 }
 
 impl GuestConfig {

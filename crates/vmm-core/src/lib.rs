@@ -28,6 +28,7 @@
 //!     nets: vec![],
 //!     grants: GrantConfig::default(),
 //!     transport: TransportChoice::Auto,
+//!     xenstore_socket: None,
 //! };
 //! let console = Console {
 //!     input: OwnedFd::from(std::fs::File::open("/dev/null")?),

@@ -36,7 +36,7 @@ use crate::memory::GuestRam;
 use crate::outcome::{End, Outcome, Stats};
 use crate::running::Running;
 use crate::services::{Service, Subscriber, TimerEvents};
-use crate::store::StoreRing;
+use crate::store::{StoreRing, StoreSocket};
 use crate::timers::Timers;
 
 /// The guest's number; a machine has one guest.
@@ -194,14 +194,22 @@ impl Machine {
         let devices = devices::create(&platform, &config)?;
         let vcpus = create_vcpus(&kvm, &vm, &domain, &entry)?;
         let timers: Subscriber = Box::new(TimerEvents::new(domain.clone()));
+        let mut services = vec![
+            ("xenstore", vec![store_ring]),
+            ("timers", vec![timers]),
+            ("console", vec![console_ring]),
+        ];
+        if let Some(path) = &config.xenstore_socket {
+            let socket: Subscriber = Box::new(
+                StoreSocket::listen(&store, path)
+                    .map_err(SetupError::host("the xenstore socket"))?,
+            );
+            services.push(("xenstore socket", vec![socket]));
+        }
         Ok(Self {
             domain,
             vcpus,
-            services: vec![
-                ("xenstore", vec![store_ring]),
-                ("timers", vec![timers]),
-                ("console", vec![console_ring]),
-            ],
+            services,
             devices,
             stop,
             store,

@@ -1,9 +1,14 @@
-//! Xenstore for one guest: its ring, served in the host's event loop.
+//! Xenstore for one guest: its ring, served in the host's event loop, and a socket for the host's own programs.
 
+use std::io;
 use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cantle_evtchn::Channel;
+use cantle_xenstore::transport::listen;
 use cantle_xenstore::transport::ring::{Pumped, Ring};
+use cantle_xenstore::{Service, Shared};
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -66,5 +71,51 @@ impl MutEventSubscriber for StoreRing {
         add(ops, self.wake.as_raw_fd(), WAKE);
         // What came before there was a loop.
         drop(self.wake.write(1));
+    }
+}
+
+/// The guest's store at a Unix socket. The socket's file goes with it.
+pub(crate) struct StoreSocket {
+    service: Service,
+    path: PathBuf,
+    failed: bool,
+}
+
+impl StoreSocket {
+    pub(crate) fn listen(store: &Shared, path: &Path) -> io::Result<Self> {
+        let listener = listen::bind(path)?;
+        let path = path.to_owned();
+        let mut service = Service::new(store.clone())?;
+        service.listen(listener, None)?;
+        Ok(Self {
+            service,
+            path,
+            failed: false,
+        })
+    }
+}
+
+impl MutEventSubscriber for StoreSocket {
+    fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
+        if self.failed {
+            return;
+        }
+        if let Err(error) = self.service.run_once(Some(Duration::ZERO)) {
+            tracing::error!(%error, "the xenstore socket is no longer served");
+            self.failed = true;
+        }
+        // There is no daemon here that could be updated or told where to log.
+        while self.service.take_action().is_some() {}
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        add(ops, self.service.fd().as_raw_fd(), 0);
+    }
+}
+
+impl Drop for StoreSocket {
+    fn drop(&mut self) {
+        // Somebody may have removed it.
+        let _ = std::fs::remove_file(&self.path);
     }
 }

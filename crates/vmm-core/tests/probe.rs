@@ -2,13 +2,15 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use cantle_abi::io::xs_wire::XS_READ;
 use cantle_vmm_core::{DiskConfig, End, GuestConfig, Machine, SetupError, TransportChoice};
+use cantle_xenstore::wire::{self, HEADER_SIZE};
 use support::{assert_passed, console, guest, have_kvm, run, text};
 
 fn disk(path: &std::path::Path, read_only: bool) -> DiskConfig {
@@ -184,6 +186,41 @@ fn kvm_a_guest_that_hangs_can_be_destroyed() {
     control.destroy();
     let outcome = thread.join().unwrap().unwrap();
     assert_eq!(outcome.end, End::Destroyed, "{}", text(&mut output));
+}
+
+#[test]
+fn kvm_the_hosts_programs_find_the_guests_store() {
+    if !have_kvm() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("xenstore");
+    let (console, _output) = console();
+    let config = GuestConfig {
+        xenstore_socket: Some(path.clone()),
+        ..guest("probe=version end=hang")
+    };
+    let machine = Machine::new(config, console).unwrap();
+    let control = machine.control();
+    let reader = std::thread::spawn(move || {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        let mut request = Vec::new();
+        let name = [&b"/local/domain/1/name\0"[..]];
+        wire::emit(&mut request, XS_READ, 7, 0, &name).unwrap();
+        stream.write_all(&request).unwrap();
+        let mut reply = [0; HEADER_SIZE + 5];
+        stream.read_exact(&mut reply).unwrap();
+        control.destroy();
+        reply
+    });
+    let outcome = machine.run().unwrap();
+    assert_eq!(outcome.end, End::Destroyed);
+    assert_eq!(&reader.join().unwrap()[HEADER_SIZE..], b"probe");
+    assert_eq!(
+        folder.path().read_dir().unwrap().count(),
+        0,
+        "the socket is gone"
+    );
 }
 
 #[test]

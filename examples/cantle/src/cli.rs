@@ -131,6 +131,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, default_value_t = Transport::Auto)]
     transport: Transport,
 
+    /// A Unix socket to make for the host's own programs, at which they find the guest's xenstore (cantle-xs, xenstore-ls).
+    #[arg(long, value_name = "PATH")]
+    xenstore_socket: Option<PathBuf>,
+
     /// At the end, print what the guest did: exits, hypercalls, events, grants, I/O. On standard output, in one line.
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub(crate) stats: Option<StatsFormat>,
@@ -176,6 +180,7 @@ impl RunArgs {
             (None, None) => anyhow::bail!("neither --kernel nor a file"),
         };
         guest.config.transport = self.transport.into();
+        guest.config.xenstore_socket = self.xenstore_socket.clone();
         Ok(guest)
     }
 
@@ -198,6 +203,7 @@ impl RunArgs {
                     max_maptrack_frames: self.max_maptrack_frames,
                 },
                 transport: TransportChoice::Auto,
+                xenstore_socket: None,
             },
             on_poweroff: Action::Destroy,
             on_reboot: Action::Destroy,

@@ -115,6 +115,7 @@ fn guest(keys: &mut Keys) -> Result<Guest, SyntaxError> {
             nets: keys.list::<NetConfig>("vif", spec::xl_vif)?,
             grants: grants(keys)?,
             transport: TransportChoice::Auto,
+            xenstore_socket: None,
         },
     })
 }

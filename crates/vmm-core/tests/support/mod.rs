@@ -77,6 +77,7 @@ pub(crate) fn guest(cmdline: &str) -> GuestConfig {
         nets: vec![],
         grants: GrantConfig::default(),
         transport: TransportChoice::Page,
+        xenstore_socket: None,
     }
 }
 
