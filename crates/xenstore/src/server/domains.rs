@@ -211,7 +211,7 @@ impl Server {
             .map(|watch| (Arc::clone(watch), Arc::clone(&change.path)))
             .collect();
         if let Some(top) = &change.removed {
-            for (path, node) in crate::store::walk(top, &change.path).skip(1) {
+            for (path, node) in crate::store::walk(top.seen(), &change.path).skip(1) {
                 let exact = self.watches.at(&path);
                 if exact.is_empty() {
                     continue;
@@ -222,7 +222,7 @@ impl Server {
                         .iter()
                         .filter(|watch| {
                             visible(&self.connections, watch.conn, |actor| {
-                                actor.may_read(&node.perms)
+                                actor.may_read(node.perms())
                             })
                         })
                         .map(|watch| (Arc::clone(watch), Arc::clone(&path))),

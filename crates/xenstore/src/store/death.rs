@@ -1,152 +1,198 @@
 //! What is left of a domain when it is gone: nothing.
+//!
+//! What there is to be done is found first, by a walk that goes only where the domain may be mentioned (see
+//! [`Mentions`](super::mentions::Mentions)), and done after. So it costs about what the domain had: the directories on the
+//! way to its nodes are looked through, and where one of 64 other domains happens to have the same bit, its nodes are too.
 
 use std::sync::Arc;
 
 use cantle_abi::DomId;
 
+use super::dir::{Part, Pieces};
 use super::edit::private_to_dom0;
-use super::{Accounts, Change, Children, Cursor, Node, Tree};
+use super::mentions::{Mentions, mentioned};
+use super::{Accounts, Change, NodeRef, Tree, nodes};
 use crate::Perms;
 
-/// A node on the way down, with what is kept of its children so far.
-struct Frame {
-    node: Arc<Node>,
-    path: String,
-    next: Cursor,
-    kept: Vec<Arc<Node>>,
-    /// Some child is not as it was.
-    changed: bool,
-    /// How many changes there were when we came here.
-    changes: usize,
+/// What has to be done, children before their parents.
+#[derive(Debug, Default)]
+struct Work {
+    /// Tops of subtrees that are all the domain's.
+    gone: Vec<String>,
+    /// Nodes that stay, and mention the domain.
+    struck: Vec<String>,
+    /// Nodes below which the domain will not be mentioned any more, nor another that has its bit.
+    stale: Vec<String>,
 }
 
-impl Frame {
-    fn new(node: &Arc<Node>, path: String, changes: usize) -> Self {
+/// A node on the way down.
+struct Frame<'t> {
+    node: NodeRef<'t>,
+    path: String,
+    pieces: Pieces<'t>,
+    part: Option<Part<'t>>,
+    /// Something below it stays.
+    kept: bool,
+    /// The domain's bit is another's, too, somewhere below.
+    shared_bit: bool,
+    /// How much was to be done when we came here.
+    gone: usize,
+    struck: usize,
+    stale: usize,
+}
+
+impl<'t> Frame<'t> {
+    fn new(node: NodeRef<'t>, path: String, work: &Work) -> Self {
         Self {
-            node: Arc::clone(node),
+            pieces: node.pieces(),
+            node,
             path,
-            next: Cursor::default(),
-            kept: Vec::new(),
-            changed: false,
-            changes,
+            part: None,
+            kept: false,
+            shared_bit: false,
+            gone: work.gone.len(),
+            struck: work.struck.len(),
+            stale: work.stale.len(),
         }
     }
 
-    fn take(&mut self, fate: Fate, changes: &mut Vec<Change>) {
-        match fate {
-            Fate::Same(node) => self.kept.push(node),
-            Fate::New(node) => {
-                self.kept.push(node);
-                self.changed = true;
+    /// The next child that may have to do with the domain.
+    fn next(&mut self, dead: DomId) -> Option<(&'t str, NodeRef<'t>)> {
+        loop {
+            for (name, child) in self.part.as_mut().into_iter().flatten() {
+                if mentions(child.perms(), dead) || child.mentions_below().may_contain(dead) {
+                    return Some((name, child));
+                }
+                self.kept = true;
+                self.shared_bit |= Mentions::of(child.perms()).may_contain(dead);
             }
-            Fate::Gone(mut change) => {
-                change.parent = Some(Arc::clone(&self.node.perms));
-                changes.push(change);
-                self.changed = true;
+            let part = self.pieces.next()?;
+            if part.mentions().may_contain(dead) {
+                self.part = Some(part);
+            } else {
+                self.kept = true;
             }
         }
     }
+
+    /// It has been looked through: what is to be done with it. Whether it stays, and has the domain's bit for others' sake.
+    fn decide(self, dead: DomId, work: &mut Work) -> (bool, bool) {
+        let own = self.node.perms().owner == dead;
+        // The root stays in any case.
+        if own && !self.kept && !self.path.is_empty() {
+            // Those below are gone with it.
+            work.gone.truncate(self.gone);
+            work.struck.truncate(self.struck);
+            work.stale.truncate(self.stale);
+            work.gone.push(self.path);
+            return (false, false);
+        }
+        let others = Mentions::of(&without(self.node.perms(), dead)).may_contain(dead);
+        if mentions(self.node.perms(), dead) {
+            work.struck.push(self.path.clone());
+        }
+        if !self.shared_bit && self.node.mentions_below().may_contain(dead) {
+            work.stale.push(self.path);
+        }
+        (true, self.shared_bit || others)
+    }
+}
+
+fn mentions(perms: &Perms, dead: DomId) -> bool {
+    mentioned(perms).any(|domain| domain == dead)
+}
+
+/// The permissions when the domain is struck from them.
+fn without(perms: &Arc<Perms>, dead: DomId) -> Arc<Perms> {
+    if perms.owner == dead {
+        private_to_dom0()
+    } else if mentions(perms, dead) {
+        let mut perms = Perms::clone(perms);
+        perms.listed.retain(|(listed, _)| *listed != dead);
+        Arc::new(perms)
+    } else {
+        Arc::clone(perms)
+    }
+}
+
+fn find(tree: &Tree, dead: DomId) -> Work {
+    let mut work = Work::default();
+    let mut stack = vec![Frame::new(tree.root(), String::new(), &work)];
+    while let Some(top) = stack.last_mut() {
+        if let Some((name, child)) = top.next(dead) {
+            let path = format!("{}/{name}", top.path);
+            stack.push(Frame::new(child, path, &work));
+            continue;
+        }
+        let Some(frame) = stack.pop() else { break };
+        let (stays, shared_bit) = frame.decide(dead, &mut work);
+        if let Some(parent) = stack.last_mut() {
+            parent.kept |= stays;
+            parent.shared_bit |= shared_bit;
+        }
+    }
+    work
 }
 
 /// Removes every trace of a domain: nodes of its own that have none of others below them go; those that have become
 /// dom0's, empty and private; from all other nodes' permissions its name is struck. Returns what watchers may be told,
-/// removed subtrees by their tops. Visits every node once, without recursion.
+/// removed subtrees by their tops. Without recursion.
 pub(super) fn scrub(
     tree: &mut Tree,
     dead: DomId,
     generation: u64,
     delta: &mut Accounts,
 ) -> Vec<Change> {
-    let mut changes: Vec<Change> = Vec::new();
-    let mut stack = vec![Frame::new(tree.root(), String::new(), 0)];
-    while let Some(top) = stack.last_mut() {
-        if let Some(child) = top.node.children.next(&mut top.next) {
-            if child.children.is_empty() && !mentions(child, dead) {
-                top.kept.push(Arc::clone(child));
-            } else {
-                let path = format!("{}/{}", top.path, child.name);
-                let frame = Frame::new(child, path, changes.len());
-                stack.push(frame);
-            }
+    let work = find(tree, dead);
+    let mut changes = Vec::new();
+    for path in work.gone {
+        let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+        let parent = tree.get(parent).map(|parent| Arc::clone(parent.perms()));
+        let Some(removed) = tree.remove(&path, generation) else {
             continue;
+        };
+        let name = path.rsplit('/').next().unwrap_or_default();
+        for (name, node) in nodes(name, removed.seen()) {
+            let (owner, cost) = node.cost(name);
+            delta.add(owner, cost.negated());
         }
-        let Some(frame) = stack.pop() else { break };
-        let fate = decide(frame, dead, generation, delta, &mut changes);
-        match (stack.last_mut(), fate) {
-            (Some(parent), fate) => parent.take(fate, &mut changes),
-            (None, Fate::New(root)) => *tree = Tree::new(root),
-            (None, _) => {}
-        }
+        let before = Some(Arc::clone(removed.seen().perms()));
+        changes.push(Change {
+            path: path.into(),
+            before,
+            after: None,
+            parent,
+            removed: Some(removed),
+        });
+    }
+    for path in &work.struck {
+        strike(tree, path, dead, generation, delta);
+    }
+    for path in &work.stale {
+        tree.recount_mentions(path);
     }
     changes
 }
 
-fn mentions(node: &Node, dead: DomId) -> bool {
-    node.perms.owner == dead || node.perms.listed.iter().any(|(listed, _)| *listed == dead)
-}
-
-enum Fate {
-    Same(Arc<Node>),
-    New(Arc<Node>),
-    Gone(Change),
-}
-
-fn decide(
-    frame: Frame,
-    dead: DomId,
-    generation: u64,
-    delta: &mut Accounts,
-    changes: &mut Vec<Change>,
-) -> Fate {
-    let Frame {
-        node,
-        path,
-        kept,
-        changed,
-        changes: before,
-        ..
-    } = frame;
-    let own = node.perms.owner == dead;
-    let (owner, cost) = node.cost();
-    // The root stays in any case.
-    if own && kept.is_empty() && !path.is_empty() {
-        // Those below are gone with it.
-        changes.truncate(before);
-        delta.add(owner, cost.negated());
-        return Fate::Gone(Change {
-            path: path.into(),
-            before: Some(Arc::clone(&node.perms)),
-            after: None,
-            parent: None,
-            removed: Some(node),
-        });
-    }
-    let named = !own && mentions(&node, dead);
-    if !own && !named && !changed {
-        return Fate::Same(node);
-    }
-    let perms = if own {
-        private_to_dom0()
-    } else if named {
-        let mut perms = Perms::clone(&node.perms);
-        perms.listed.retain(|(listed, _)| *listed != dead);
-        Arc::new(perms)
-    } else {
-        Arc::clone(&node.perms)
+/// Strikes the domain from a node that stays.
+fn strike(tree: &mut Tree, path: &str, dead: DomId, generation: u64, delta: &mut Accounts) {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let mut account = |tree: &Tree, gone: bool| {
+        if let Some(node) = tree.get(path) {
+            let (owner, cost) = node.cost(name);
+            delta.add(owner, if gone { cost.negated() } else { cost });
+        }
     };
-    let node = Node {
-        name: Arc::clone(&node.name),
-        value: if own {
-            Arc::default()
-        } else {
-            Arc::clone(&node.value)
-        },
-        perms,
-        generation,
-        children: Children::from_sorted(&kept),
-    };
-    delta.add(owner, cost.negated());
-    let (owner, cost) = node.cost();
-    delta.add(owner, cost);
-    Fate::New(Arc::new(node))
+    account(tree, true);
+    let perms = tree.get(path).map(|node| without(node.perms(), dead));
+    let Some(perms) = perms else { return };
+    let mentions = Mentions::of(&perms);
+    if let Some(node) = tree.get_mut(path, mentions) {
+        if node.perms.owner == dead {
+            node.value = Box::default();
+        }
+        node.perms = perms;
+        node.generation = generation;
+    }
+    account(tree, false);
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use cantle_abi::{DomId, Errno};
 
 use super::account::{Usage, of_perms, signed};
-use super::{Accounts, Actor, Found, Node, Tree, nodes};
+use super::mentions::Mentions;
+use super::{Accounts, Actor, Book, Found, Kept, Tree, nodes};
 use crate::limits::Quota;
 use crate::path::components;
 use crate::quota::Allowance;
@@ -35,16 +36,15 @@ pub(crate) struct Change {
     /// Where the node came or went: its parent's permissions, since whoever may list the parent may see that.
     pub(crate) parent: Option<Arc<Perms>>,
     /// The subtree that is gone.
-    pub(crate) removed: Option<Arc<Node>>,
+    pub(crate) removed: Option<Kept>,
 }
 
 /// A tree that is being changed, with what the changes cost whom.
 pub(crate) struct View<'a> {
     pub(crate) tree: &'a mut Tree,
-    /// What each domain's nodes cost, without `delta`.
-    pub(crate) accounts: &'a Accounts,
+    /// What each domain's nodes cost in it, without `delta`.
+    pub(crate) book: &'a mut Book,
     pub(crate) delta: &'a mut Accounts,
-    pub(crate) generation: &'a mut u64,
     pub(crate) allowance: &'a Allowance<'a>,
 }
 
@@ -64,27 +64,28 @@ impl View<'_> {
         }
     }
 
-    fn write(&mut self, actor: Actor, path: &str, value: &Arc<[u8]>) -> Result<Change, Errno> {
+    fn write(&mut self, actor: Actor, path: &str, value: &[u8]) -> Result<Change, Errno> {
         let (nearest, missing) = match self.tree.find(path) {
             Found::Node(node) => (node, 0),
             Found::Missing { nearest, missing } => (nearest, missing),
         };
-        if !actor.may_write(&nearest.perms) {
+        if !actor.may_write(nearest.perms()) {
             return Err(Errno::EACCES);
         }
-        let perms = Arc::clone(&nearest.perms);
+        let perms = Arc::clone(nearest.perms());
         self.allowance
             .allow(Quota::NodeSize, value.len() + 4 * (1 + perms.listed.len()))?;
         if missing > 0 {
             return self.create(actor, path, missing, &perms, value);
         }
-        let more = signed(value.len()) - signed(nearest.value.len());
-        self.afford(perms.owner, Usage::of_bytes(more))?;
+        let more = Usage::of_bytes(signed(value.len()) - signed(nearest.value().len()));
+        self.afford(perms.owner, more)?;
         let generation = self.next_generation();
-        let node = self.tree.get_mut(path).ok_or(Errno::EIO)?;
-        node.value = Arc::clone(value);
+        let node = self.tree.get_mut(path, Mentions::default());
+        let node = node.ok_or(Errno::EIO)?;
+        node.set_value(value);
         node.generation = generation;
-        self.delta.add(perms.owner, Usage::of_bytes(more));
+        self.delta.add(perms.owner, more);
         Ok(Change {
             path: path.into(),
             before: Some(Arc::clone(&perms)),
@@ -99,15 +100,14 @@ impl View<'_> {
             Found::Node(node) => (node, 0),
             Found::Missing { nearest, missing } => (nearest, missing),
         };
-        if !actor.may_write(&nearest.perms) {
+        if !actor.may_write(nearest.perms()) {
             return Err(Errno::EACCES);
         }
         if missing == 0 {
             return Ok(None);
         }
-        let perms = Arc::clone(&nearest.perms);
-        self.create(actor, path, missing, &perms, &Arc::default())
-            .map(Some)
+        let perms = Arc::clone(nearest.perms());
+        self.create(actor, path, missing, &perms, &[]).map(Some)
     }
 
     /// Makes `missing` nodes that end in `path`. They inherit the permissions of the ancestor above them, but what an
@@ -118,15 +118,15 @@ impl View<'_> {
         path: &str,
         missing: usize,
         inherited: &Arc<Perms>,
-        value: &Arc<[u8]>,
+        value: &[u8],
     ) -> Result<Change, Errno> {
         let perms = if actor.privileged || inherited.owner == actor.domid {
             Arc::clone(inherited)
         } else {
-            Arc::new(Perms {
+            self.book.perms.shared(Arc::new(Perms {
                 owner: actor.domid,
                 ..Perms::clone(inherited)
-            })
+            }))
         };
         self.allowance
             .allow(Quota::PathDepth, components(path).count())?;
@@ -137,7 +137,7 @@ impl View<'_> {
             .tree
             .create(path, &perms, generation)
             .ok_or(Errno::EIO)?;
-        node.value = Arc::clone(value);
+        node.set_value(value);
         self.delta.add(perms.owner, cost);
         Ok(Change {
             path: path.into(),
@@ -150,8 +150,8 @@ impl View<'_> {
 
     fn rm(&mut self, actor: Actor, path: &str) -> Result<Option<Change>, Errno> {
         let perms = match self.tree.find(path) {
-            Found::Node(node) => Arc::clone(&node.perms),
-            Found::Missing { nearest, .. } if !actor.may_write(&nearest.perms) => {
+            Found::Node(node) => Arc::clone(node.perms()),
+            Found::Missing { nearest, .. } if !actor.may_write(nearest.perms()) => {
                 return Err(Errno::EACCES);
             }
             Found::Missing { missing: 1, .. } => return Ok(None),
@@ -167,11 +167,12 @@ impl View<'_> {
         let parent = self
             .tree
             .get(parent)
-            .map(|parent| Arc::clone(&parent.perms));
+            .map(|parent| Arc::clone(parent.perms()));
         let generation = self.next_generation();
         let removed = self.tree.remove(path, generation).ok_or(Errno::EIO)?;
-        for node in nodes(&removed) {
-            let (owner, cost) = node.cost();
+        let name = path.rsplit('/').next().unwrap_or_default();
+        for (name, node) in nodes(name, removed.seen()) {
+            let (owner, cost) = node.cost(name);
             self.delta.add(owner, cost.negated());
         }
         Ok(Some(Change {
@@ -184,9 +185,10 @@ impl View<'_> {
     }
 
     fn set_perms(&mut self, actor: Actor, path: &str, perms: &Arc<Perms>) -> Result<Change, Errno> {
-        let before = match self.tree.find(path) {
-            Found::Node(node) => Arc::clone(&node.perms),
-            Found::Missing { nearest, .. } if actor.may_write(&nearest.perms) => {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let (before, (_, cost)) = match self.tree.find(path) {
+            Found::Node(node) => (Arc::clone(node.perms()), node.cost(name)),
+            Found::Missing { nearest, .. } if actor.may_write(nearest.perms()) => {
                 return Err(Errno::ENOENT);
             }
             Found::Missing { .. } => return Err(Errno::EACCES),
@@ -201,16 +203,16 @@ impl View<'_> {
         self.allowance
             .allow(Quota::Permissions, 1 + perms.listed.len())?;
         // Only a privileged domain changes the owner; nobody is asked then whether he can afford it.
-        let more = of_perms(perms) - of_perms(&before);
-        self.afford(perms.owner, Usage::of_bytes(more))?;
+        let more = Usage::of_bytes(of_perms(perms) - of_perms(&before));
+        self.afford(perms.owner, more)?;
         let generation = self.next_generation();
-        let node = self.tree.get_mut(path).ok_or(Errno::EIO)?;
-        let (_, cost) = node.cost();
-        node.perms = Arc::clone(perms);
+        let shared = self.book.perms.shared(Arc::clone(perms));
+        let node = self.tree.get_mut(path, Mentions::of(perms));
+        let node = node.ok_or(Errno::EIO)?;
+        node.perms = shared;
         node.generation = generation;
         self.delta.add(before.owner, cost.negated());
-        self.delta
-            .add(perms.owner, cost.plus(Usage::of_bytes(more)));
+        self.delta.add(perms.owner, cost.plus(more));
         Ok(Change {
             path: path.into(),
             before: Some(before),
@@ -225,6 +227,7 @@ impl View<'_> {
     /// shrinks is never refused.
     fn afford(&self, owner: DomId, more: Usage) -> Result<(), Errno> {
         let after = self
+            .book
             .accounts
             .of(owner)
             .plus(self.delta.of(owner))
@@ -237,8 +240,8 @@ impl View<'_> {
     }
 
     fn next_generation(&mut self) -> u64 {
-        *self.generation += 1;
-        *self.generation
+        self.book.generation += 1;
+        self.book.generation
     }
 }
 

@@ -4,10 +4,12 @@
 //! [`View::edit`], which checks everything before it touches anything: an edit that fails has changed nothing.
 
 mod account;
-mod children;
 mod death;
+mod dir;
 mod edit;
+mod mentions;
 mod node;
+mod perms_table;
 mod transaction;
 
 use std::sync::Arc;
@@ -15,13 +17,14 @@ use std::sync::Arc;
 use cantle_abi::{DomId, Errno};
 
 pub(crate) use account::{Accounts, Usage};
-pub(crate) use children::{Children, Cursor};
+pub(crate) use dir::Children;
 pub(crate) use edit::{Change, Edit, View};
-pub(crate) use node::{Found, Node, Tree, nodes, walk};
+pub(crate) use node::{Found, Kept, Node, NodeRef, Tree, nodes, walk};
 pub(crate) use transaction::{Query, Transaction};
 
 use crate::quota::Allowance;
 use crate::{Access, Perms};
+use perms_table::PermsTable;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,10 +60,10 @@ impl Actor {
     /// The node, which the actor may read.
     ///
     /// Whether a missing node is missing is told only to those who may read its nearest ancestor.
-    pub(crate) fn lookup<'t>(self, tree: &'t Tree, path: &str) -> Result<&'t Arc<Node>, Errno> {
+    pub(crate) fn lookup<'t>(self, tree: &'t Tree, path: &str) -> Result<NodeRef<'t>, Errno> {
         match tree.find(path) {
-            Found::Node(node) if self.may_read(&node.perms) => Ok(node),
-            Found::Missing { nearest, .. } if self.may_read(&nearest.perms) => Err(Errno::ENOENT),
+            Found::Node(node) if self.may_read(node.perms()) => Ok(node),
+            Found::Missing { nearest, .. } if self.may_read(nearest.perms()) => Err(Errno::ENOENT),
             _ => Err(Errno::EACCES),
         }
     }
@@ -70,8 +73,16 @@ impl Actor {
 #[derive(Debug)]
 pub(crate) struct Store {
     pub(crate) tree: Tree,
+    book: Book,
+}
+
+/// What is kept beside the tree, and what is counted.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
     accounts: Accounts,
+    /// Of the newest change, also one in a transaction.
     generation: u64,
+    perms: PermsTable,
 }
 
 impl Store {
@@ -79,14 +90,13 @@ impl Store {
     pub(crate) fn new() -> Self {
         let perms = Arc::new(Perms::new(DomId::DOM0, Access::None));
         let mut store = Self {
-            tree: Tree::new(Arc::new(Node::new("", Arc::clone(&perms), 0))),
-            accounts: Accounts::default(),
-            generation: 0,
+            tree: Tree::new(Node::new(Arc::clone(&perms), 0)),
+            book: Book::default(),
         };
         for path in ["/tool/xenstored", "/local/domain"] {
             store.tree.create(path, &perms, 0);
         }
-        store.accounts = store.tree.accounts();
+        store.book.accounts = store.tree.accounts();
         store
     }
 
@@ -101,13 +111,12 @@ impl Store {
         let mut delta = Accounts::default();
         let change = View {
             tree: &mut self.tree,
-            accounts: &self.accounts,
+            book: &mut self.book,
             delta: &mut delta,
-            generation: &mut self.generation,
             allowance,
         }
         .edit(actor, path, edit)?;
-        self.accounts.add_all(&delta);
+        self.book.accounts.add_all(&delta);
         Ok(change)
     }
 
@@ -124,8 +133,8 @@ impl Store {
         path: &str,
         query: Query,
         allowance: &Allowance<'_>,
-    ) -> Result<Arc<Node>, Errno> {
-        tx.query(&self.accounts, actor, path, query, allowance)
+    ) -> Result<Kept, Errno> {
+        tx.query(&self.book.accounts, actor, path, query, allowance)
     }
 
     /// Applies an edit within a transaction.
@@ -137,14 +146,7 @@ impl Store {
         edit: Edit,
         allowance: &Allowance<'_>,
     ) -> Result<(), Errno> {
-        tx.edit(
-            &self.accounts,
-            &mut self.generation,
-            actor,
-            path,
-            edit,
-            allowance,
-        )
+        tx.edit(&mut self.book, actor, path, edit, allowance)
     }
 
     /// Commits a transaction; the changes it made, in order.
@@ -157,7 +159,7 @@ impl Store {
         let tx = match tx.unopposed(&self.tree, actor) {
             Ok((tree, delta, changes)) => {
                 self.tree = tree;
-                self.accounts.add_all(&delta);
+                self.book.accounts.add_all(&delta);
                 return Ok(changes);
             }
             Err(tx) => tx,
@@ -168,40 +170,39 @@ impl Store {
         let mut delta = Accounts::default();
         let mut view = View {
             tree: &mut tree,
-            accounts: &self.accounts,
+            book: &mut self.book,
             delta: &mut delta,
-            generation: &mut self.generation,
             allowance,
         };
         let changes = tx.replay(&mut view, actor)?;
         self.tree = tree;
-        self.accounts.add_all(&delta);
+        self.book.accounts.add_all(&delta);
         Ok(changes)
     }
 
     /// A domain is no more: nothing in the store speaks of it any longer, so that the next domain of its number
     /// inherits nothing. See [`death::scrub`].
     pub(crate) fn forget(&mut self, dead: DomId) -> Vec<Change> {
-        self.generation += 1;
+        self.book.generation += 1;
         let mut delta = Accounts::default();
-        let changes = death::scrub(&mut self.tree, dead, self.generation, &mut delta);
-        self.accounts.add_all(&delta);
+        let changes = death::scrub(&mut self.tree, dead, self.book.generation, &mut delta);
+        self.book.accounts.add_all(&delta);
         changes
     }
 
     /// What a domain's nodes cost it: how many there are, and about how many bytes of memory they take. This is what its
     /// quotas are held against.
     pub(crate) fn usage_of(&self, domain: DomId) -> Usage {
-        self.accounts.of(domain)
+        self.book.accounts.of(domain)
     }
 
     /// What every domain's nodes cost; only of those that own any, in no order.
     pub(crate) fn usages(&self) -> impl Iterator<Item = (DomId, Usage)> {
-        self.accounts.iter()
+        self.book.accounts.iter()
     }
 
     /// Compares the accounts with the tree; the domains for which they differ.
     pub(crate) fn audit(&self) -> Vec<DomId> {
-        self.accounts.differing(&self.tree.accounts())
+        self.book.accounts.differing(&self.tree.accounts())
     }
 }

@@ -15,12 +15,10 @@
 //!
 //! A transaction can only fail where another change was committed meanwhile, so somebody always makes progress.
 
-use std::sync::Arc;
-
 use cantle_abi::{DomId, Errno};
 
 use super::account::{of_perms, signed};
-use super::{Accounts, Actor, Change, Edit, Node, Tree, View};
+use super::{Accounts, Actor, Book, Change, Edit, Kept, NodeRef, Tree, View};
 use crate::limits::Quota;
 use crate::quota::Allowance;
 
@@ -33,12 +31,12 @@ pub(crate) enum Query {
 }
 
 impl Query {
-    fn same(self, a: &Arc<Node>, b: &Arc<Node>) -> bool {
-        Arc::ptr_eq(a, b)
+    fn same(self, before: &NodeRef<'_>, now: &NodeRef<'_>) -> bool {
+        before.is(now)
             || match self {
-                Self::Value => a.value == b.value,
-                Self::Children => a.children.same_names(&b.children),
-                Self::Perms => a.perms == b.perms,
+                Self::Value => before.value() == now.value(),
+                Self::Children => before.same_names(now),
+                Self::Perms => before.perms() == now.perms(),
             }
     }
 }
@@ -52,7 +50,7 @@ const EDIT_BYTES: i64 = 224;
 
 #[derive(Debug)]
 enum Request {
-    Query(Query, Result<Arc<Node>, Errno>),
+    Query(Query, Result<Kept, Errno>),
     Edit(Edit, Result<(), Errno>),
 }
 
@@ -114,9 +112,9 @@ impl Transaction {
         path: &str,
         query: Query,
         allowance: &Allowance<'_>,
-    ) -> Result<Arc<Node>, Errno> {
+    ) -> Result<Kept, Errno> {
         self.make_room(accounts, actor, query_bytes(path), allowance)?;
-        let result = actor.lookup(&self.tree, path).cloned();
+        let result = actor.lookup(&self.tree, path).map(|node| node.keep());
         self.log
             .push((path.into(), Request::Query(query, result.clone())));
         result
@@ -124,22 +122,20 @@ impl Transaction {
 
     pub(super) fn edit(
         &mut self,
-        accounts: &Accounts,
-        generation: &mut u64,
+        book: &mut Book,
         actor: Actor,
         path: &str,
         edit: Edit,
         allowance: &Allowance<'_>,
     ) -> Result<(), Errno> {
         let bytes = edit_bytes(path, &edit);
-        self.make_room(accounts, actor, bytes, allowance)?;
+        self.make_room(&book.accounts, actor, bytes, allowance)?;
         // What earlier edits made grow is in the view's accounts: not twice.
         allowance.pend(bytes - self.growth(actor.domid));
         let result = View {
             tree: &mut self.tree,
-            accounts,
+            book,
             delta: &mut self.delta,
-            generation,
             allowance,
         }
         .edit(actor, path, &edit)
@@ -197,7 +193,7 @@ impl Transaction {
                 .delta
                 .iter()
                 .any(|(domain, usage)| domain != actor.domid && usage.bytes > 0);
-        if self.doomed || costs_others || !Arc::ptr_eq(self.base.root(), now.root()) {
+        if self.doomed || costs_others || !self.base.is(now) {
             return Err(self);
         }
         Ok((self.tree, self.delta, self.changes))
@@ -212,7 +208,7 @@ impl Transaction {
         for (path, request) in &self.log {
             let same = match request {
                 Request::Query(query, before) => match (before, actor.lookup(view.tree, path)) {
-                    (Ok(before), Ok(now)) => query.same(before, now),
+                    (Ok(before), Ok(now)) => query.same(&before.seen(), &now),
                     (Err(before), Err(now)) => *before == now,
                     _ => false,
                 },

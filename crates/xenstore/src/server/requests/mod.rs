@@ -20,7 +20,7 @@ use super::connection::Connection;
 use super::watches::Watch;
 use super::{ConnId, HostCommand, Server};
 use crate::client::TxId;
-use crate::store::{Edit, Query};
+use crate::store::{Edit, Kept, Query};
 use crate::wire::strings;
 
 /// What a request is answered.
@@ -31,7 +31,7 @@ pub(super) enum Reply {
     /// The watch is set; its first event is due.
     Watching(Arc<Watch>),
     /// A node's value.
-    Value(Arc<[u8]>),
+    Value(Kept),
     /// Anything else.
     Bytes(Vec<u8>),
     /// Nothing yet: the host will answer.
@@ -42,7 +42,7 @@ impl Reply {
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Self::Done | Self::Watching(_) => b"OK\0",
-            Self::Value(value) => value,
+            Self::Value(node) => node.value(),
             Self::Bytes(bytes) => bytes,
             Self::Later(_) => &[],
         }
@@ -77,7 +77,7 @@ impl Server {
         match op {
             XS_READ => {
                 let node = self.query(conn, tx, payload, Query::Value)?;
-                Ok(Reply::Value(Arc::clone(&node.value)))
+                Ok(Reply::Value(node))
             }
             XS_WRITE => self.write(conn, tx, payload),
             XS_MKDIR => self.edit(conn, tx, one(payload)?, Edit::Mkdir),

@@ -1,7 +1,5 @@
 //! Reading and changing nodes.
 
-use std::sync::Arc;
-
 use cantle_abi::Errno;
 use cantle_abi::io::xs_wire::XENSTORE_PAYLOAD_MAX;
 
@@ -9,7 +7,7 @@ use super::{Reply, number, one};
 use crate::client::TxId;
 use crate::path::{Resolved, resolve};
 use crate::server::{ConnId, Server};
-use crate::store::{Edit, Node, Query};
+use crate::store::{Edit, Kept, Query};
 use crate::wire::{string_and_rest, strings};
 
 impl Server {
@@ -19,7 +17,7 @@ impl Server {
         tx: TxId,
         payload: &[u8],
         query: Query,
-    ) -> Result<Arc<Node>, Errno> {
+    ) -> Result<Kept, Errno> {
         self.query_at(conn, tx, one(payload)?, query)
     }
 
@@ -29,11 +27,12 @@ impl Server {
         tx: TxId,
         path: &[u8],
         query: Query,
-    ) -> Result<Arc<Node>, Errno> {
+    ) -> Result<Kept, Errno> {
         let connection = self.connections.get_mut(&conn).ok_or(Errno::EIO)?;
         let Resolved { path, .. } = resolve(path, &connection.home)?;
         if tx == TxId::NONE {
-            return connection.actor.lookup(&self.store.tree, &path).cloned();
+            let node = connection.actor.lookup(&self.store.tree, &path)?;
+            return Ok(node.keep());
         }
         let open = connection
             .transactions
@@ -92,9 +91,8 @@ impl Server {
     ) -> Result<Reply, Errno> {
         let node = self.query(conn, tx, payload, Query::Children)?;
         let mut list = Vec::new();
-        for child in node.children.iter() {
-            list.extend_from_slice(child.name.as_bytes());
-            list.push(0);
+        for names in node.seen().names() {
+            list.extend_from_slice(names.as_bytes());
             if list.len() > XENSTORE_PAYLOAD_MAX {
                 return Err(Errno::E2BIG);
             }
@@ -113,17 +111,17 @@ impl Server {
         let [path, offset] = strings(payload)?;
         let offset = usize::try_from(number(offset)?).map_err(|_| Errno::EINVAL)?;
         let node = self.query_at(conn, tx, path, Query::Children)?;
-        let mut part = format!("{}\0", node.generation).into_bytes();
+        let mut part = format!("{}\0", node.seen().generation()).into_bytes();
         let mut at = 0_usize;
-        for child in node.children.iter() {
-            let len = child.name.len() + 1;
+        let names = node.seen().names();
+        for name in names.flat_map(|names| names.split_inclusive('\0')) {
+            let len = name.len();
             if at >= offset {
                 // One byte is kept for the end's mark.
                 if part.len() + len + 1 > XENSTORE_PAYLOAD_MAX {
                     return Ok(Reply::Bytes(part));
                 }
-                part.extend_from_slice(child.name.as_bytes());
-                part.push(0);
+                part.extend_from_slice(name.as_bytes());
             }
             at += len;
         }

@@ -25,7 +25,7 @@ impl Server {
             return Reply::limited(perms.emit());
         }
         let node = self.query_at(conn, tx, path, Query::Perms)?;
-        Reply::limited(node.perms.emit())
+        Reply::limited(node.seen().perms().emit())
     }
 
     pub(super) fn set_perms(
