@@ -80,5 +80,7 @@ pub use transport::Service;
 
 /// [`Client`] and the requests upon it: `use cantle_xenstore::prelude::*`.
 pub mod prelude {
-    pub use crate::client::{Client, ReadExt, TransactExt, WatchExt, WriteExt};
+    pub use crate::client::{
+        Client, ControlExt, DomainExt, ReadExt, TransactExt, WatchExt, WriteExt,
+    };
 }

@@ -60,6 +60,10 @@ impl Client for LocalClient {
     fn event_fd(&self) -> BorrowedFd<'_> {
         self.wake.fd()
     }
+
+    fn is_connected(&self) -> bool {
+        self.store.with(|server| server.is_connected(self.conn))
+    }
 }
 
 impl Drop for LocalClient {

@@ -1,7 +1,15 @@
 //! The client's side: what backends, toolstacks and tests ask of a xenstore, wherever it runs.
 
 mod ext;
+mod link;
 mod local;
+mod machine;
+mod nonblocking;
+mod poller;
+pub mod reply;
+mod request;
+mod socket;
+mod watcher;
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -9,8 +17,14 @@ use std::sync::Arc;
 use cantle_abi::Errno;
 use cantle_abi::io::xs_wire::XsType;
 
-pub use ext::{ReadExt, TRANSACT_TRIES, TransactExt, WatchExt, WriteExt};
+pub use ext::{ControlExt, DomainExt, ReadExt, TRANSACT_TRIES, TransactExt, WatchExt, WriteExt};
+pub use link::{ConnectError, Lost, default_path};
 pub use local::LocalClient;
+pub use machine::{Broken, Ticket};
+pub use nonblocking::NonBlocking;
+pub use request::Request;
+pub use socket::SocketClient;
+pub use watcher::{Watch, Watcher};
 
 /// A transaction's number, within one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,7 +56,8 @@ pub trait Client: Send + Sync {
     ///
     /// # Errors
     ///
-    /// The protocol's error; [`Errno::EIO`] where the connection is gone.
+    /// The protocol's error; [`Errno::EIO`] where the connection is gone: whether a request that was on its way has been
+    /// carried out is not known then.
     fn request(&self, op: XsType, tx: TxId, payload: &[u8]) -> Result<Vec<u8>, Errno>;
 
     /// The oldest watch event that waits, if any. Never blocks.
@@ -50,6 +65,10 @@ pub trait Client: Send + Sync {
 
     /// Readable while an event waits. Not to be read from: [`take_event`](Self::take_event) does that.
     fn event_fd(&self) -> BorrowedFd<'_>;
+
+    /// Whether the connection is there still, as far as is known. When it is lost, [`event_fd`](Self::event_fd) is readable until
+    /// [`take_event`](Self::take_event) has said that there is nothing more.
+    fn is_connected(&self) -> bool;
 }
 
 impl<C: Client + ?Sized> Client for Arc<C> {
@@ -61,5 +80,8 @@ impl<C: Client + ?Sized> Client for Arc<C> {
     }
     fn event_fd(&self) -> BorrowedFd<'_> {
         (**self).event_fd()
+    }
+    fn is_connected(&self) -> bool {
+        (**self).is_connected()
     }
 }

@@ -3,10 +3,10 @@
 use std::str::FromStr;
 
 use cantle_abi::Errno;
-use cantle_abi::io::xs_wire::{XS_DIRECTORY, XS_DIRECTORY_PART, XS_GET_PERMS, XS_READ};
+use cantle_abi::io::xs_wire::{XS_DIRECTORY_PART, XS_READ};
 
 use super::ask;
-use crate::client::{Client, TxId};
+use crate::client::{Client, Request, TxId, reply};
 use crate::{Error, Perms};
 
 /// How many parts a directory is read in at most, restarts included.
@@ -20,7 +20,7 @@ pub trait ReadExt: Client {
     ///
     /// [`Errno::ENOENT`] where there is no such node.
     fn read(&self, tx: TxId, path: &str) -> Result<Vec<u8>, Error> {
-        ask(self, XS_READ, tx, path, &[path.as_bytes(), b"\0"])
+        ask(self, tx, &Request::read(path))
     }
 
     /// A node's value as text; a value that is no UTF-8 is [`Errno::EINVAL`].
@@ -65,8 +65,8 @@ pub trait ReadExt: Client {
     ///
     /// [`Errno::ENOENT`] where there is no such node.
     fn directory(&self, tx: TxId, path: &str) -> Result<Vec<String>, Error> {
-        match ask(self, XS_DIRECTORY, tx, path, &[path.as_bytes(), b"\0"]) {
-            Ok(list) => Ok(names(&list)),
+        match ask(self, tx, &Request::directory(path)) {
+            Ok(list) => Ok(reply::names(&list)),
             Err(error) if error.errno == Errno::E2BIG => long_directory(self, tx, path),
             Err(error) => Err(error),
         }
@@ -78,20 +78,12 @@ pub trait ReadExt: Client {
     ///
     /// [`Errno::ENOENT`] where there is no such node.
     fn get_perms(&self, tx: TxId, path: &str) -> Result<Perms, Error> {
-        let list = ask(self, XS_GET_PERMS, tx, path, &[path.as_bytes(), b"\0"])?;
-        Perms::parse(&list).map_err(|errno| Error::new(XS_GET_PERMS, path, errno))
+        let request = Request::get_perms(path);
+        Perms::parse(&ask(self, tx, &request)?).map_err(|errno| request.error(errno))
     }
 }
 
 impl<C: Client + ?Sized> ReadExt for C {}
-
-/// The strings of a NUL-terminated list.
-fn names(list: &[u8]) -> Vec<String> {
-    list.split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty())
-        .map(|name| String::from_utf8_lossy(name).into_owned())
-        .collect()
-}
 
 /// Lists a directory that is too long for one message, part by part; starts over when it changes meanwhile.
 fn long_directory<C: Client + ?Sized>(
@@ -99,33 +91,26 @@ fn long_directory<C: Client + ?Sized>(
     tx: TxId,
     path: &str,
 ) -> Result<Vec<String>, Error> {
-    let broken = || Error::new(XS_DIRECTORY_PART, path, Errno::EIO);
+    let broken = |errno| Error::new(XS_DIRECTORY_PART, path, errno);
     let mut list = Vec::new();
     let mut generation = Vec::new();
     for _ in 0..LONG_DIRECTORY_PARTS {
-        let offset = list.len().to_string();
-        let parts = [path.as_bytes(), b"\0", offset.as_bytes(), b"\0"];
-        let reply = ask(client, XS_DIRECTORY_PART, tx, path, &parts)?;
-        let end = reply
-            .iter()
-            .position(|byte| *byte == 0)
-            .ok_or_else(broken)?;
-        let (now, part) = reply.split_at(end);
+        let answer = ask(client, tx, &Request::directory_part(path, list.len()))?;
+        let (now, part) = reply::directory_part(&answer).map_err(broken)?;
         if !list.is_empty() && generation != now {
             list.clear();
             continue;
         }
         generation = now.to_vec();
-        let part = part.get(1..).unwrap_or_default();
         // The last part ends in an empty name.
         match part.strip_suffix(b"\0") {
             Some(rest) if rest.is_empty() || rest.ends_with(b"\0") => {
                 list.extend_from_slice(rest);
-                return Ok(names(&list));
+                return Ok(reply::names(&list));
             }
             Some(_) => list.extend_from_slice(part),
-            None => return Err(broken()),
+            None => return Err(broken(Errno::EIO)),
         }
     }
-    Err(broken())
+    Err(broken(Errno::EAGAIN))
 }

@@ -1,11 +1,11 @@
 //! Transactions.
 
 use cantle_abi::Errno;
-use cantle_abi::io::xs_wire::{XS_TRANSACTION_END, XS_TRANSACTION_START};
+use cantle_abi::io::xs_wire::XS_TRANSACTION_END;
 
-use super::ask;
+use super::{learn, tell};
 use crate::Error;
-use crate::client::{Client, TxId};
+use crate::client::{Client, Request, TxId, reply};
 
 /// How often [`TransactExt::transact`] tries before it gives up with [`Errno::EAGAIN`].
 pub const TRANSACT_TRIES: u32 = 256;
@@ -18,13 +18,8 @@ pub trait TransactExt: Client {
     ///
     /// [`Errno::ENOSPC`] where the quota is used up.
     fn transaction_start(&self) -> Result<TxId, Error> {
-        let reply = ask(self, XS_TRANSACTION_START, TxId::NONE, "", &[b"\0"])?;
-        let text = reply.strip_suffix(b"\0").unwrap_or(&reply);
-        core::str::from_utf8(text)
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .map(TxId)
-            .ok_or_else(|| Error::new(XS_TRANSACTION_START, "", Errno::EIO))
+        let start = Request::transaction_start();
+        learn(self, &start, |id| reply::number(id).map(TxId))
     }
 
     /// Ends a transaction: all of it happens at once, or nothing of it does.
@@ -34,8 +29,7 @@ pub trait TransactExt: Client {
     /// [`Errno::EAGAIN`] where others changed what it had seen: run it again. [`Errno::ENOENT`] where there is no such
     /// transaction. It is over in either case.
     fn transaction_end(&self, tx: TxId, commit: bool) -> Result<(), Error> {
-        let verdict: &[u8] = if commit { b"T\0" } else { b"F\0" };
-        ask(self, XS_TRANSACTION_END, tx, "", &[verdict]).map(drop)
+        tell(self, tx, &Request::transaction_end(commit))
     }
 
     /// Runs `body` in a transaction and commits it; runs it again where it conflicted, up to [`TRANSACT_TRIES`] times.

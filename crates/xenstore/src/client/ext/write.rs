@@ -1,9 +1,7 @@
 //! Changing nodes.
 
-use cantle_abi::io::xs_wire::{XS_MKDIR, XS_RM, XS_SET_PERMS, XS_WRITE};
-
-use super::ask;
-use crate::client::{Client, TxId};
+use super::tell;
+use crate::client::{Client, Request, TxId};
 use crate::{Error, Perms};
 
 /// Requests that change nodes.
@@ -14,7 +12,7 @@ pub trait WriteExt: Client {
     ///
     /// [`Errno::ENOSPC`](cantle_abi::Errno::ENOSPC) where a quota is used up.
     fn write(&self, tx: TxId, path: &str, value: &[u8]) -> Result<(), Error> {
-        ask(self, XS_WRITE, tx, path, &[path.as_bytes(), b"\0", value]).map(drop)
+        tell(self, tx, &Request::write(path, value))
     }
 
     /// Makes an empty node, and its missing ancestors; a node that exists stays as it is.
@@ -23,7 +21,7 @@ pub trait WriteExt: Client {
     ///
     /// As for [`write`](Self::write).
     fn mkdir(&self, tx: TxId, path: &str) -> Result<(), Error> {
-        ask(self, XS_MKDIR, tx, path, &[path.as_bytes(), b"\0"]).map(drop)
+        tell(self, tx, &Request::mkdir(path))
     }
 
     /// Removes a node and all below it. A missing node is no error.
@@ -32,7 +30,7 @@ pub trait WriteExt: Client {
     ///
     /// [`Errno::ENOENT`](cantle_abi::Errno::ENOENT) where the node's parent is missing too.
     fn rm(&self, tx: TxId, path: &str) -> Result<(), Error> {
-        ask(self, XS_RM, tx, path, &[path.as_bytes(), b"\0"]).map(drop)
+        tell(self, tx, &Request::rm(path))
     }
 
     /// Removes a node and all below it, where there is anything.
@@ -53,8 +51,7 @@ pub trait WriteExt: Client {
     ///
     /// [`Errno::ENOENT`](cantle_abi::Errno::ENOENT) where there is no such node; [`Errno::EPERM`](cantle_abi::Errno::EPERM) where an unprivileged owner gives it away.
     fn set_perms(&self, tx: TxId, path: &str, perms: &Perms) -> Result<(), Error> {
-        let parts = [path.as_bytes(), b"\0", &perms.emit()];
-        ask(self, XS_SET_PERMS, tx, path, &parts).map(drop)
+        tell(self, tx, &Request::set_perms(path, perms))
     }
 }
 
