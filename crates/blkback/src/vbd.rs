@@ -13,7 +13,7 @@ use cantle_evtchn::EvtchnError;
 use cantle_grant::GrantStatus;
 use cantle_grant::{Access, GrantMapper};
 use cantle_xenstore::Error as StoreError;
-use cantle_xenstore::xenbus::{Device, DeviceError, FrontKeys, Keys};
+use cantle_xenstore::xenbus::{Device, DeviceError, Keys, OtherEnd};
 
 use crate::image::BlockImage;
 use crate::queue::{Queue, QueueError};
@@ -149,7 +149,7 @@ impl Vbd {
     }
 
     /// Reads the keys and takes over what they name. On an error everything taken so far is given back.
-    fn attach(&self, front: &FrontKeys<'_>) -> Result<Queue, ConnectError> {
+    fn attach(&self, front: &OtherEnd<'_>) -> Result<Queue, ConnectError> {
         if self.image_failed {
             return Err(ConnectError::Image);
         }
@@ -222,7 +222,7 @@ impl Device for Vbd {
         described
     }
 
-    fn connect(&mut self, front: &FrontKeys<'_>) -> Result<Keys, DeviceError> {
+    fn connect(&mut self, front: &OtherEnd<'_>) -> Result<Keys, DeviceError> {
         // A second connection without an end of the first would leave two (XSA-350): there is one place, and it is emptied first.
         self.disconnect();
         self.queue = Some(self.attach(front)?);

@@ -7,7 +7,7 @@ use cantle_abi::ring::{BackRing, RingBroken};
 use cantle_abi::{DomId, GrantRef, Port};
 use cantle_evtchn::{Channel, EventChannels, EvtchnError};
 use cantle_grant::{Access, GrantMapper, GrantStatus, Mapping};
-use cantle_xenstore::xenbus::{Device, DeviceError, FrontKeys, Keys};
+use cantle_xenstore::xenbus::{Device, DeviceError, Keys, OtherEnd};
 
 use crate::poller::{Poller, Ready, Source};
 use crate::port::NetPort;
@@ -179,7 +179,7 @@ impl Vif {
         self.port.set_link(false);
     }
 
-    fn map_ring(&self, front: &FrontKeys<'_>, key: &'static str) -> Result<Mapping, DeviceError> {
+    fn map_ring(&self, front: &OtherEnd<'_>, key: &'static str) -> Result<Mapping, DeviceError> {
         let gref = front.require(key).map(GrantRef)?;
         let mapped = self.grants.map(self.granter, gref, Access::ReadWrite);
         Ok(mapped.map_err(|source| ConnectError::Map { key, gref, source })?)
@@ -191,7 +191,7 @@ impl Vif {
             .map_err(|source| ConnectError::Channel { key, port, source })
     }
 
-    fn bind_channels(&self, front: &FrontKeys<'_>) -> Result<Channels, DeviceError> {
+    fn bind_channels(&self, front: &OtherEnd<'_>) -> Result<Channels, DeviceError> {
         if let Some(tx) = front.optional("event-channel-tx")?.map(Port) {
             let rx = front.require("event-channel-rx").map(Port)?;
             Ok(Channels {
@@ -275,12 +275,12 @@ fn notify(channel: &dyn Channel) {
 }
 
 /// Reads a 0 or 1 key, with what its absence means.
-fn flag(front: &FrontKeys<'_>, key: &str, absent: bool) -> Result<bool, DeviceError> {
+fn flag(front: &OtherEnd<'_>, key: &str, absent: bool) -> Result<bool, DeviceError> {
     let value: Option<u32> = front.optional(key)?;
     Ok(value.map_or(absent, |value| value != 0))
 }
 
-fn require_flag(front: &FrontKeys<'_>, key: &'static str) -> Result<(), DeviceError> {
+fn require_flag(front: &OtherEnd<'_>, key: &'static str) -> Result<(), DeviceError> {
     if flag(front, key, false)? {
         Ok(())
     } else {
@@ -294,7 +294,7 @@ impl Device for Vif {
         OFFERED.into_iter().map(owned).collect()
     }
 
-    fn connect(&mut self, front: &FrontKeys<'_>) -> Result<Keys, DeviceError> {
+    fn connect(&mut self, front: &OtherEnd<'_>) -> Result<Keys, DeviceError> {
         require_flag(front, "request-rx-copy")?;
         // Without it we could go to sleep on an empty ring for ever.
         require_flag(front, "feature-rx-notify")?;

@@ -7,7 +7,7 @@ use cantle_abi::io::xenbus::XenbusState as S;
 use cantle_abi::{DomId, Gfn, Port};
 use cantle_xenstore::prelude::*;
 use cantle_xenstore::xenbus::{
-    Backend, Device, DeviceError, DeviceId, FrontKeys, Frontend, Keys, Phase, toolstack,
+    Backend, BareFrontend, Device, DeviceError, DeviceId, Keys, OtherEnd, Phase, toolstack,
 };
 use cantle_xenstore::{LocalClient, Shared, TxId};
 
@@ -26,7 +26,7 @@ impl Device for Disk {
         vec![("feature-flush-cache".to_owned(), "1".to_owned())]
     }
 
-    fn connect(&mut self, front: &FrontKeys<'_>) -> Result<Keys, DeviceError> {
+    fn connect(&mut self, front: &OtherEnd<'_>) -> Result<Keys, DeviceError> {
         assert_eq!(front.domain(), GUEST);
         let ring = front.require("ring-ref")?;
         let port: u32 = front.optional("event-channel")?.unwrap_or(0);
@@ -47,7 +47,7 @@ struct World {
     guest: Arc<LocalClient>,
     id: DeviceId,
     back: Backend<Disk>,
-    front: Frontend,
+    front: BareFrontend,
 }
 
 fn world() -> World {
@@ -73,7 +73,7 @@ fn world() -> World {
     .unwrap();
     let guest = Arc::new(store.client(GUEST).unwrap());
     let back_client = Arc::new(store.client(DomId::DOM0).unwrap());
-    let front = Frontend::new(guest.clone(), &id).unwrap();
+    let front = BareFrontend::new(guest.clone(), &id).unwrap();
     World {
         back: Backend::new(back_client, id.clone(), Disk::default()).unwrap(),
         dom0,
@@ -258,7 +258,7 @@ fn dropping_a_connected_back_end_disconnects_the_device() {
         fn describe(&self) -> Keys {
             Keys::new()
         }
-        fn connect(&mut self, _: &FrontKeys<'_>) -> Result<Keys, DeviceError> {
+        fn connect(&mut self, _: &OtherEnd<'_>) -> Result<Keys, DeviceError> {
             Ok(Keys::new())
         }
         fn disconnect(&mut self) {

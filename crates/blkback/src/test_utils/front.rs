@@ -16,7 +16,7 @@ use cantle_abi::{Gfn, GrantRef, PAGE_SIZE};
 use cantle_evtchn::{Channel, EventChannels, EvtchnError};
 use cantle_grant::test_utils::{GuestPages, HeapGuest};
 use cantle_xenstore::Error as StoreError;
-use cantle_xenstore::xenbus::{Frontend, Keys, XenbusState};
+use cantle_xenstore::xenbus::{BareFrontend, Keys, XenbusState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use zerocopy::FromZeros;
 
@@ -90,7 +90,7 @@ impl LentPage {
 
 /// The front end of one disk: a ring, its event channel, and 11 granted pages for each of its slots.
 pub struct BlkFront {
-    bus: Frontend,
+    bus: BareFrontend,
     guest: Arc<HeapGuest>,
     channel: Box<dyn Channel>,
     pub(super) ring: FrontRing<BlkifRequest, BlkifResponse, GuestPages>,
@@ -121,7 +121,7 @@ impl BlkFront {
     pub fn start(world: &World) -> Result<Self, FrontError> {
         let guest = Arc::clone(world.guest());
         let client = world.client(super::world::FRONT)?;
-        let bus = Frontend::new(client, world.id())?;
+        let bus = BareFrontend::new(client, world.id())?;
         let channel = world.front_channels().alloc_unbound(BACK)?;
         let ring_page = LentPage::new(&guest);
         let ring = FrontRing::init(ring_page.memory.clone())?;

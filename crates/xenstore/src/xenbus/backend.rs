@@ -5,20 +5,16 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use cantle_abi::Errno;
+use cantle_abi::io::xs_wire::XS_READ;
 
-use super::{DeviceId, FrontKeys, XenbusState};
+use super::machine::{Back, BackMove, BackSight, Peer};
+use super::nodes::Nodes;
+use super::{DeviceError, DeviceId, Keys, OtherEnd, Phase, XenbusState};
+use crate::Error;
 use crate::prelude::*;
-use crate::{Error, TxId};
 
-const WATCH_TOKEN: &str = "xenbus";
-const EVENTS_PER_CALL: u32 = 64;
-const TRANSITIONS_PER_CALL: u32 = 4;
-
-/// Keys and their values, to be published in the back end's directory.
-pub type Keys = Vec<(String, String)>;
-
-/// Why a device could not be connected. Its text goes to the log; the guest sees only the state.
-pub type DeviceError = Box<dyn std::error::Error + Send + Sync>;
+/// Moves that one call makes, however often the other end changes its mind meanwhile.
+const MOVES_PER_CALL: u32 = 4;
 
 /// One device's part in the handshake. [`Backend`] calls these functions, one at a time.
 pub trait Device {
@@ -28,105 +24,88 @@ pub trait Device {
     /// The front end is ready: read its keys, map its rings, bind its event channels and start to serve. What is returned
     /// is published together with the state `Connected` (a disk's `sectors`, for example).
     ///
+    /// The front end may have been served by another back end before, which died: a ring then goes on where it stands.
+    ///
     /// # Errors
     ///
     /// Whatever is wrong with the keys or with mapping them; the device must be as if it had never been called. The back
     /// end then goes to `Closing`, and to `Closed` with the front end.
-    fn connect(&mut self, front: &FrontKeys<'_>) -> Result<Keys, DeviceError>;
+    fn connect(&mut self, front: &OtherEnd<'_>) -> Result<Keys, DeviceError>;
 
     /// Stop serving and give back rings, mappings and channels, without waiting for the front end. Called once for each
     /// `connect` that succeeded.
     fn disconnect(&mut self);
 }
 
-/// Where a back end's life stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// It goes on: call [`Backend::process`] when the event fd is readable.
-    Running(XenbusState),
-    /// The toolstack took the device away, and it is closed: drop the back end.
-    Finished,
-}
-
 /// The back end's handshake for one device, over a [`Client`] of its own.
 ///
 /// No thread and no waiting: [`process`](Self::process) is called when [`event_fd`](Self::event_fd) is readable. Events only say
 /// "look again": however many state changes a front end writes, each call reads its state as it is now and makes at most
-/// a few transitions, so a flood of writes costs the guest more than it costs us.
+/// a few transitions, so a flood of writes costs the guest more than it costs us. What is due is
+/// [`machine::Back`](super::machine::Back)'s to say.
 ///
-/// Nothing that the guest can write decides where we look: both directories come from the [`DeviceId`].
+/// Nothing that the guest can write decides where we look: both directories come from the [`DeviceId`], never from the
+/// `frontend` and `frontend-id` nodes.
 pub struct Backend<D: Device> {
-    client: Arc<dyn Client>,
+    nodes: Nodes,
     device: D,
     id: DeviceId,
     frontend: String,
-    backend: String,
-    /// What we last wrote to our `state` node.
-    state: XenbusState,
-    /// Whether `device.connect` succeeded and `disconnect` has not been called since.
-    connected: bool,
-    /// Somebody on this side asked for the end.
-    closing: bool,
-    finished: bool,
-    failures: u32,
+    machine: Back,
 }
 
 impl<D: Device> fmt::Debug for Backend<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Backend")
-            .field("backend", &self.backend)
-            .field("state", &self.state)
-            .field("connected", &self.connected)
+            .field("backend", &self.nodes.path)
+            .field("machine", &self.machine)
             .finish_non_exhaustive()
     }
-}
-
-/// What the store says at one moment.
-struct Seen {
-    /// Our own `state` node as somebody may have rewritten it; `None` where our directory is gone.
-    own: Option<XenbusState>,
-    online: bool,
-    front: XenbusState,
 }
 
 impl<D: Device> Backend<D> {
     /// Watches the device's nodes, publishes what the device describes, and waits for the front end (`InitWait`). The two
     /// directories exist already: see [`toolstack::create_device`](super::toolstack::create_device).
     ///
+    /// They may be those that a back end left which died: a front end that is still connected is connected again, by the keys
+    /// that it has published, as soon as [`process`](Self::process) is called; one that was closing is closed.
+    ///
     /// # Errors
     ///
     /// `ENOENT` where the back end's directory does not exist; else what the store answered.
     pub fn new(client: Arc<dyn Client>, id: DeviceId, device: D) -> Result<Self, Error> {
-        let backend = Self {
+        let mut backend = Self {
             frontend: id.frontend_path(),
-            backend: id.backend_path(),
-            client,
+            nodes: Nodes::new(client, id.backend_path()),
             device,
             id,
-            state: XenbusState::INITIALISING,
-            connected: false,
-            closing: false,
-            finished: false,
-            failures: 0,
+            machine: Back::new(),
         };
-        let mut backend = backend;
-        for path in backend.watched() {
-            backend.client.watch(&path, WATCH_TOKEN)?;
+        let own = &backend.nodes.path;
+        let watched = vec![
+            format!("{}/state", backend.frontend),
+            format!("{own}/online"),
+            format!("{own}/state"),
+        ];
+        backend.nodes.watch(watched)?;
+        let seen = backend.look()?;
+        if seen.own.is_none() {
+            return Err(Error::new(XS_READ, &backend.nodes.path, Errno::ENOENT));
         }
-        backend.publish(XenbusState::INIT_WAIT, &backend.device.describe())?;
+        backend.step(&seen)?;
         Ok(backend)
     }
 
     /// Readable when [`process`](Self::process) has something to do.
     #[must_use]
     pub fn event_fd(&self) -> BorrowedFd<'_> {
-        self.client.event_fd()
+        self.nodes.client.event_fd()
     }
 
     /// The state we are in, as published.
     #[must_use]
     pub fn state(&self) -> XenbusState {
-        self.state
+        self.machine.state()
     }
 
     /// Which device this is.
@@ -153,7 +132,7 @@ impl<D: Device> Backend<D> {
     ///
     /// What the store answered.
     pub fn close(&mut self) -> Result<Phase, Error> {
-        self.closing = true;
+        self.machine.ask_close();
         self.process()
     }
 
@@ -162,15 +141,11 @@ impl<D: Device> Backend<D> {
     ///
     /// # Errors
     ///
-    /// What the store answered; the device stays as it is, and the call may be repeated.
+    /// What the store answered; the call may be repeated.
     pub fn process(&mut self) -> Result<Phase, Error> {
-        for _ in 0..EVENTS_PER_CALL {
-            if self.client.take_event().is_none() {
-                break;
-            }
-        }
-        for _ in 0..TRANSITIONS_PER_CALL {
-            if self.finished {
+        self.nodes.take_events();
+        for _ in 0..MOVES_PER_CALL {
+            if self.machine.is_finished() {
                 return Ok(Phase::Finished);
             }
             let seen = self.look()?;
@@ -178,150 +153,87 @@ impl<D: Device> Backend<D> {
                 break;
             }
         }
-        Ok(if self.finished {
+        Ok(if self.machine.is_finished() {
             Phase::Finished
         } else {
-            Phase::Running(self.state)
+            Phase::Running(self.machine.state())
         })
     }
 
-    fn watched(&self) -> [String; 3] {
-        [
-            format!("{}/state", self.frontend),
-            format!("{}/online", self.backend),
-            format!("{}/state", self.backend),
-        ]
-    }
-
-    fn look(&self) -> Result<Seen, Error> {
-        let own = self.read_if_there(&format!("{}/state", self.backend))?;
-        let online = self.read_if_there(&format!("{}/online", self.backend))?;
-        let front = self.read_if_there(&format!("{}/state", self.frontend))?;
-        Ok(Seen {
-            own: own.map(|text| XenbusState::parse(&text)),
-            online: online.is_none_or(|text| text != b"0"),
-            front: front.map_or(XenbusState::UNKNOWN, |text| XenbusState::parse(&text)),
+    fn look(&self) -> Result<BackSight, Error> {
+        let front = self.nodes.state(&self.frontend)?;
+        Ok(BackSight {
+            own: self.nodes.state(&self.nodes.path)?,
+            online: self.nodes.online(&self.nodes.path)?,
+            front: front.map_or(Peer::Gone, Peer::from),
         })
     }
 
-    /// A front end that hides its directory from us is as good as one that removed it.
-    fn read_if_there(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
-        match self.client.read(TxId::NONE, path) {
-            Ok(value) => Ok(Some(value)),
-            Err(error) if matches!(error.errno, Errno::ENOENT | Errno::EACCES) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// One transition at most; whether there was one.
-    fn step(&mut self, seen: &Seen) -> Result<bool, Error> {
-        let Some(own) = seen.own else {
-            self.disconnect();
-            self.finished = true;
-            return Ok(true);
-        };
-        // A toolstack that removes the device writes `Closing` into our node.
-        self.closing |= own == XenbusState::CLOSING && self.state != XenbusState::CLOSING;
-        let ending = self.closing || !seen.online;
-        match seen.front {
-            XenbusState::INITIALISED | XenbusState::CONNECTED => self.front_ready(ending),
-            XenbusState::CLOSING => self.go(XenbusState::CLOSING),
-            XenbusState::INITIALISING if !ending => self.front_starts(),
-            XenbusState::UNKNOWN if !ending && self.state == XenbusState::INIT_WAIT => Ok(false),
-            XenbusState::INITIALISING | XenbusState::CLOSED | XenbusState::UNKNOWN => {
-                self.shut(seen.online)
+    /// One move at most; whether there was one.
+    fn step(&mut self, seen: &BackSight) -> Result<bool, Error> {
+        let step = self.machine.due(seen);
+        match step {
+            BackMove::Rest => return Ok(false),
+            BackMove::Await => {
+                self.disconnect();
+                self.nodes
+                    .publish(XenbusState::INIT_WAIT, &self.description())?;
             }
-            _ => Ok(false),
+            BackMove::Connect => self.connect()?,
+            BackMove::Close => self.nodes.publish(XenbusState::CLOSING, &Keys::new())?,
+            BackMove::Shut => {
+                self.disconnect();
+                if seen.own != Some(XenbusState::CLOSED) {
+                    self.nodes.publish(XenbusState::CLOSED, &Keys::new())?;
+                }
+            }
+            BackMove::Restate => self.nodes.publish(self.machine.state(), &Keys::new())?,
+            BackMove::Vanish => self.disconnect(),
         }
+        let before = self.machine;
+        self.machine.made(step, seen.online);
+        // A closed back end that closes again says and changes nothing.
+        Ok(self.machine != before || step == BackMove::Restate)
     }
 
-    /// The front end has published its keys, or is connected.
-    fn front_ready(&mut self, ending: bool) -> Result<bool, Error> {
-        if ending {
-            // It serves on until the front end closes: a mounted disk may have writes under way.
-            return self.go(XenbusState::CLOSING);
-        }
-        if self.state != XenbusState::INIT_WAIT || self.connected {
-            return Ok(false);
-        }
-        let tx = self.client.transaction_start()?;
-        let front = FrontKeys::new(&*self.client, tx, &self.frontend, self.id.frontend);
+    /// What the device describes, and that its host side is set up: tools wait for that.
+    fn description(&self) -> Keys {
+        let mut keys = self.device.describe();
+        keys.push(("hotplug-status".to_owned(), "connected".to_owned()));
+        keys
+    }
+
+    fn connect(&mut self) -> Result<(), Error> {
+        // There is one connection at most, whatever led here (XSA-350).
+        self.disconnect();
+        let client = &*self.nodes.client;
+        let tx = client.transaction_start()?;
+        let front = OtherEnd::new(client, tx, &self.frontend, self.id.frontend);
         let result = self.device.connect(&front);
         // It only read: there is nothing to commit, and nothing to do where the abort fails.
-        let _ = self.client.transaction_end(tx, false);
+        let _ = client.transaction_end(tx, false);
         match result {
             Ok(keys) => {
-                self.connected = true;
-                if let Err(error) = self.publish(XenbusState::CONNECTED, &keys) {
+                self.machine.attached();
+                if let Err(error) = self.nodes.publish(XenbusState::CONNECTED, &keys) {
                     self.disconnect();
                     return Err(error);
                 }
-                tracing::debug!(backend = %self.backend, "connected");
+                self.nodes.withdraw_complaint();
+                tracing::debug!(backend = %self.nodes.path, "connected");
+                Ok(())
             }
             Err(error) => {
-                self.complain(&*error);
-                self.publish(XenbusState::CLOSING, &[])?;
+                self.nodes.complain(&error);
+                self.nodes.publish(XenbusState::CLOSING, &Keys::new())
             }
         }
-        Ok(true)
-    }
-
-    /// The front end starts, or starts again without having closed.
-    fn front_starts(&mut self) -> Result<bool, Error> {
-        if self.state == XenbusState::INIT_WAIT {
-            return Ok(false);
-        }
-        self.disconnect();
-        self.publish(XenbusState::INIT_WAIT, &self.device.describe())?;
-        Ok(true)
-    }
-
-    /// The front end is not there, or not any more.
-    fn shut(&mut self, online: bool) -> Result<bool, Error> {
-        self.disconnect();
-        let changed = self.go(XenbusState::CLOSED)?;
-        self.closing = false;
-        self.finished = !online;
-        Ok(changed)
-    }
-
-    fn go(&mut self, state: XenbusState) -> Result<bool, Error> {
-        let due = self.state != state
-            && !(state == XenbusState::CLOSING && self.state == XenbusState::CLOSED);
-        if due {
-            self.publish(state, &[])?;
-        }
-        Ok(due)
     }
 
     fn disconnect(&mut self) {
-        if core::mem::take(&mut self.connected) {
+        if self.machine.detach() {
             self.device.disconnect();
-            tracing::debug!(backend = %self.backend, "disconnected");
-        }
-    }
-
-    /// Writes keys and state at once; a directory that has been removed is not made again.
-    fn publish(&mut self, state: XenbusState, keys: &[(String, String)]) -> Result<(), Error> {
-        let state_path = format!("{}/state", self.backend);
-        self.client.transact(|tx| {
-            self.client.read(tx, &state_path)?;
-            for (key, value) in keys {
-                let path = format!("{}/{key}", self.backend);
-                self.client.write(tx, &path, value.as_bytes())?;
-            }
-            self.client
-                .write(tx, &state_path, state.0.to_string().as_bytes())
-        })?;
-        self.state = state;
-        Ok(())
-    }
-
-    /// Logs a failure to connect: a front end that fails for ever is logged ever more rarely.
-    fn complain(&mut self, error: &(dyn std::error::Error + Send + Sync)) {
-        self.failures = self.failures.saturating_add(1);
-        if self.failures.is_power_of_two() {
-            tracing::warn!(backend = %self.backend, failures = self.failures, %error, "cannot connect");
+            tracing::debug!(backend = %self.nodes.path, "disconnected");
         }
     }
 }
@@ -329,9 +241,5 @@ impl<D: Device> Backend<D> {
 impl<D: Device> Drop for Backend<D> {
     fn drop(&mut self) {
         self.disconnect();
-        for path in self.watched() {
-            // The connection may be gone, and its watches with it.
-            let _ = self.client.unwatch(&path, WATCH_TOKEN);
-        }
     }
 }

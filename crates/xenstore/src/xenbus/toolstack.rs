@@ -3,7 +3,7 @@
 use cantle_abi::io::xenbus::XenbusState;
 use cantle_abi::{DomId, Gfn, Port};
 
-use super::{DeviceId, domain_path};
+use super::{DeviceId, domain_path, error_directory};
 use crate::prelude::*;
 use crate::{Access, Error, Perms, TxId};
 
@@ -147,7 +147,7 @@ pub fn create_device(
 }
 
 /// Asks for a device's orderly removal: `online` is 0 and the back end's state is `Closing`. When the back end has
-/// reached `Closed`, [`destroy_device`] takes the directories away.
+/// reached `Closed`, [`destroy_device`] takes the directories away: [`Removal`](super::Removal) does all of it.
 ///
 /// # Errors
 ///
@@ -162,15 +162,21 @@ pub fn remove_device(client: &dyn Client, id: &DeviceId) -> Result<(), Error> {
     })
 }
 
-/// Takes a device's directories away, whatever its state.
+/// Takes a device's directories away, whatever its state, and what its ends have said of their failures. Which directories these are
+/// is by the [`DeviceId`] alone: what a guest has written into its own changes nothing (XSA-175, XSA-178).
 ///
 /// # Errors
 ///
 /// What the store answered.
 pub fn destroy_device(client: &dyn Client, id: &DeviceId) -> Result<(), Error> {
     client.transact(|tx| {
-        client.rm_if_there(tx, &id.frontend_path())?;
-        client.rm_if_there(tx, &id.backend_path())
+        for path in [id.frontend_path(), id.backend_path()] {
+            if let Some(errors) = error_directory(&path) {
+                client.rm_if_there(tx, &errors)?;
+            }
+            client.rm_if_there(tx, &path)?;
+        }
+        Ok(())
     })
 }
 

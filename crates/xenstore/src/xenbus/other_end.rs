@@ -1,4 +1,4 @@
-//! What the front end has published.
+//! What the other end has published.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,26 +8,26 @@ use cantle_abi::DomId;
 use crate::prelude::*;
 use crate::{Error, TxId};
 
-/// The front end's directory at one moment: everything read through it belongs together.
+/// The other end's directory at one moment: everything read through it belongs together.
 ///
-/// All of it is the guest's word. Each value is read once and checked by whoever asked for it.
-pub struct FrontKeys<'a> {
+/// All of it is the other end's word. Each value is read once and checked by whoever asked for it.
+pub struct OtherEnd<'a> {
     client: &'a dyn Client,
     tx: TxId,
     path: &'a str,
     domain: DomId,
 }
 
-impl fmt::Debug for FrontKeys<'_> {
+impl fmt::Debug for OtherEnd<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FrontKeys")
+        f.debug_struct("OtherEnd")
             .field("path", &self.path)
             .field("domain", &self.domain)
             .finish_non_exhaustive()
     }
 }
 
-impl<'a> FrontKeys<'a> {
+impl<'a> OtherEnd<'a> {
     pub(super) fn new(client: &'a dyn Client, tx: TxId, path: &'a str, domain: DomId) -> Self {
         Self {
             client,
@@ -37,7 +37,7 @@ impl<'a> FrontKeys<'a> {
         }
     }
 
-    /// The front end's domain, as the toolstack said (not the guest).
+    /// Its domain, as the toolstack said: for a back end's device by its [`DeviceId`](super::DeviceId), for a front end by `backend-id`.
     #[must_use]
     pub fn domain(&self) -> DomId {
         self.domain
