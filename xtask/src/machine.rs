@@ -20,11 +20,16 @@ const FOR_PROGRAMS: &[Need] = &[
 /// To make and check the demo's disk.
 const FOR_DEMO: &[Need] = &[("e2fsprogs", Shown::File("/usr/sbin/mkfs.ext4"))];
 
-/// For tests: the C headers that layouts are compared with, taps, the fuzzer's runtime.
+/// For tests: the C headers that layouts are compared with, taps, the fuzzer's runtime, others' clients of xenstore.
 const FOR_TESTS: &[Need] = &[
     ("libxen-dev", Shown::File("/usr/include/xen/xen.h")),
     ("iproute2", Shown::File("/usr/sbin/ip")),
     ("g++", Shown::Program("c++")),
+    ("xenstore-utils", Shown::File("/usr/bin/xenstore-ls")),
+    (
+        "python3-pyxs",
+        Shown::File("/usr/lib/python3/dist-packages/pyxs/__init__.py"),
+    ),
 ];
 
 #[derive(Clone, Copy, Debug)]
