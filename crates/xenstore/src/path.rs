@@ -39,6 +39,15 @@ pub(crate) fn resolve<'a>(given: &'a [u8], home: &str) -> Result<Resolved<'a>, E
     })
 }
 
+/// The name where what was given is a special one, which begins with `@`; `None` for a path, which is not checked here.
+pub(crate) fn special(given: &[u8]) -> Result<Option<&str>, Errno> {
+    if given.starts_with(b"@") {
+        check(given).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
 fn check(given: &[u8]) -> Result<&str, Errno> {
     let mut before = 0;
     let well_formed = given.iter().all(|byte| {

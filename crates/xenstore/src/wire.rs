@@ -149,6 +149,18 @@ pub(crate) fn strings<const N: usize>(payload: &[u8]) -> Result<[&[u8]; N], Errn
     }
 }
 
+/// A payload that begins with `N` strings, each with its NUL, and anything after them.
+pub(crate) fn strings_and_rest<const N: usize>(
+    payload: &[u8],
+) -> Result<([&[u8]; N], &[u8]), Errno> {
+    let mut rest = payload;
+    let mut strings = [&[][..]; N];
+    for string in &mut strings {
+        (*string, rest) = string_and_rest(rest)?;
+    }
+    Ok((strings, rest))
+}
+
 /// A payload that is a string with its NUL, and anything after it.
 pub(crate) fn string_and_rest(payload: &[u8]) -> Result<(&[u8], &[u8]), Errno> {
     let end = payload

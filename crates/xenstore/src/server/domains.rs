@@ -6,15 +6,18 @@ use cantle_abi::{DomId, Errno};
 
 use super::stats::Counters;
 use super::{ConnId, Server};
-use crate::store::{Actor, Change};
 use crate::{Access, Perms};
 
 /// What is known of a domain. It dies with the domain's introduction, or with its last connection.
 #[derive(Debug, Default)]
 pub(super) struct Domain {
     pub(super) introduced: bool,
+    /// It is known to have shut down.
+    pub(super) shutdown: bool,
     /// The domain whose rights it has beside its own.
     pub(super) target: Option<DomId>,
+    /// What it is offered, where that is not everything.
+    pub(super) features: Option<u32>,
     /// What was counted for connections that have ended.
     pub(super) past: Counters,
 }
@@ -82,7 +85,7 @@ impl Server {
         if core::mem::replace(&mut self.domain(domid).introduced, true) {
             return Ok(false);
         }
-        self.fire_special(INTRODUCE_DOMAIN);
+        self.fire_special(INTRODUCE_DOMAIN, domid);
         Ok(true)
     }
 
@@ -120,13 +123,32 @@ impl Server {
                 tx.forget(domid);
             }
         }
-        for change in self.store.forget(domid) {
-            self.fire(&change);
-        }
+        let changes = self.store.forget(domid);
+        self.fire(&changes);
         if known {
-            self.fire_special(RELEASE_DOMAIN);
+            self.fire_special(RELEASE_DOMAIN, domid);
         }
         Ok(())
+    }
+
+    /// A domain has crashed or shut down, and is there still: tells those who watch `@releaseDomain`, once, until the domain is
+    /// [resumed](Self::resume). Nothing for a domain that is not known. Returns whether they were told.
+    pub fn domain_shutdown(&mut self, domid: DomId) -> bool {
+        let Some(domain) = self.domains.get_mut(&domid) else {
+            return false;
+        };
+        if !domain.introduced || core::mem::replace(&mut domain.shutdown, true) {
+            return false;
+        }
+        self.fire_special(RELEASE_DOMAIN, domid);
+        true
+    }
+
+    /// A domain that had shut down runs again, after a suspend for instance: its next shutdown is to be told.
+    pub fn resume(&mut self, domid: DomId) {
+        if let Some(domain) = self.domains.get_mut(&domid) {
+            domain.shutdown = false;
+        }
     }
 
     /// Gives a domain the rights of another beside its own, until either is gone: a stub domain works for the domain whose
@@ -179,10 +201,9 @@ impl Server {
     /// Drops what is known of a domain that is neither introduced nor connected, and for which nobody has set anything.
     /// Domain 0 stays: its connections come and go, and what they have done is worth knowing.
     pub(super) fn tidy(&mut self, domid: DomId) {
-        let known = self
-            .domains
-            .get(&domid)
-            .is_some_and(|domain| domain.introduced || domain.target.is_some());
+        let known = self.domains.get(&domid).is_some_and(|domain| {
+            domain.introduced || domain.target.is_some() || domain.features.is_some()
+        });
         let used = self
             .quotas
             .budgets
@@ -193,88 +214,4 @@ impl Server {
             self.quotas.budgets.remove(&domid);
         }
     }
-
-    /// Queues a change's events: those of the watches on the path and above, and where a subtree went, those of the
-    /// watches on exactly the nodes that were in it.
-    pub(super) fn fire(&mut self, change: &Change) {
-        if self.watches.is_empty() {
-            return;
-        }
-        let mut hits: Vec<_> = self
-            .watches
-            .covering(&change.path)
-            .filter(|watch| {
-                visible(&self.connections, watch.conn, |actor| {
-                    change.visible_to(actor)
-                })
-            })
-            .map(|watch| (Arc::clone(watch), Arc::clone(&change.path)))
-            .collect();
-        if let Some(top) = &change.removed {
-            for (path, node) in crate::store::walk(top.seen(), &change.path).skip(1) {
-                let exact = self.watches.at(&path);
-                if exact.is_empty() {
-                    continue;
-                }
-                let path: Arc<str> = path.into();
-                hits.extend(
-                    exact
-                        .iter()
-                        .filter(|watch| {
-                            visible(&self.connections, watch.conn, |actor| {
-                                actor.may_read(node.perms())
-                            })
-                        })
-                        .map(|watch| (Arc::clone(watch), Arc::clone(&path))),
-                );
-            }
-        }
-        self.queue(hits);
-    }
-
-    fn fire_special(&mut self, name: &str) {
-        let Some(perms) = self.special.get(name).map(Arc::clone) else {
-            return;
-        };
-        let name: Arc<str> = name.into();
-        let hits = self
-            .watches
-            .at(&name)
-            .iter()
-            .filter(|watch| {
-                visible(&self.connections, watch.conn, |actor| {
-                    actor.may_read(&perms)
-                })
-            })
-            .map(|watch| (Arc::clone(watch), Arc::clone(&name)))
-            .collect();
-        self.queue(hits);
-    }
-
-    /// Queues an event, within the bytes that its watcher may leave unread.
-    pub(super) fn tell(&mut self, watch: &Arc<super::watches::Watch>, path: &Arc<str>) {
-        let room = self.event_room(watch.conn);
-        if let Some(connection) = self.connections.get_mut(&watch.conn)
-            && connection.outbox.event(watch, path, room)
-        {
-            self.mark_ready(watch.conn);
-            self.settle(watch.conn);
-        }
-    }
-
-    fn queue(&mut self, hits: Vec<(Arc<super::watches::Watch>, Arc<str>)>) {
-        for (watch, path) in hits {
-            self.tell(&watch, &path);
-        }
-    }
-}
-
-fn visible(
-    connections: &super::ConnMap<super::Connection>,
-    conn: ConnId,
-    may: impl FnOnce(Actor) -> bool,
-) -> bool {
-    connections
-        .get(&conn)
-        .is_some_and(|connection| may(connection.actor))
 }

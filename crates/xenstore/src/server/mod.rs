@@ -9,6 +9,8 @@ mod conn_map;
 mod connection;
 mod control;
 mod domains;
+mod events;
+mod features;
 mod host;
 mod outbox;
 mod quota;
@@ -29,10 +31,12 @@ use crate::wire::{self, Message, TooLong};
 pub(crate) use conn_map::ConnMap;
 use connection::Connection;
 use domains::{Domain, SpecialPerms};
+use outbox::Outbox;
 use requests::Reply;
 use watches::WatchIndex;
 
 pub use connection::ConnKind;
+pub use features::FEATURES;
 pub use host::{HostCommand, Ticket};
 pub use stats::DomainStats;
 
@@ -44,7 +48,8 @@ pub struct ConnId(u64);
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
-    /// `XS_INTRODUCE`: the domain's xenstore page is at this frame, and it listens at this port.
+    /// `XS_INTRODUCE`: the domain's xenstore page is at this frame, and it listens at this port. For a domain that has a ring
+    /// already it is a reconnection: the ring's connection has been [reset](Server::reset), the page's indices are to be.
     Introduced {
         /// The domain.
         domid: DomId,
@@ -186,6 +191,22 @@ impl Server {
             budget.keep(-connection.settled);
             self.domain(domid).past.add(connection.counters);
             self.tidy(domid);
+        }
+    }
+
+    /// Puts a connection back to its beginning: its transactions are aborted, its watches dropped, and what was half received
+    /// or not yet sent is forgotten. A guest's ring that is reconnected begins so.
+    pub fn reset(&mut self, conn: ConnId) {
+        self.drop_watches(conn);
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            let open = core::mem::take(&mut connection.transactions).len();
+            connection.partial = Vec::new();
+            connection.transaction_bytes = 0;
+            connection.outbox = Outbox::default();
+            connection.stalled = false;
+            let domid = connection.actor.domid;
+            self.quotas.budget(domid).close_transactions(open);
+            self.settle(conn);
         }
     }
 
@@ -365,8 +386,7 @@ impl Server {
     /// What happens when the reply is on its way: a new watch's first event comes after its acknowledgement.
     fn after(&mut self, reply: &Reply) {
         if let Reply::Watching(watch) = reply {
-            let path = std::sync::Arc::clone(&watch.path);
-            self.tell(watch, &path);
+            self.fire_first(watch);
         }
     }
 

@@ -17,18 +17,21 @@ enum Entry {
     /// The next so many bytes of `replies`, and how many messages they are.
     Replies(usize, usize),
     Event(Arc<Watch>, Arc<str>),
+    /// All events of a watch that there was no room for: its own path.
+    Condensed(Arc<Watch>),
 }
 
 /// Replies and events that have not been sent.
 ///
-/// An event that waits already is not queued again: when the client has it, it looks, and sees the newest. Beyond a limit
-/// events are condensed to one for each watch. So what waits is bounded by the limit and the client's own watches,
-/// whoever writes and however often; and no change goes unannounced.
+/// Each event is queued, also where an equal one waits, so that a client that reads sees one for each change. Beyond a limit
+/// events are condensed to one for each watch, which tells it to look. So what waits is bounded by the limit and the client's
+/// own watches, whoever writes and however often; and no change goes unannounced.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     order: VecDeque<Entry>,
     replies: VecDeque<u8>,
-    waiting: HashSet<(u64, Arc<str>)>,
+    /// The watches that have a condensed event waiting.
+    condensed: HashSet<u64>,
     event_bytes: usize,
     /// Bytes on their way out.
     staged: Vec<u8>,
@@ -63,6 +66,10 @@ impl Outbox {
                 Entry::Event(watch, path) => {
                     counted.1 += 1;
                     counted.2 += event_size(watch, path);
+                }
+                Entry::Condensed(watch) => {
+                    counted.1 += 1;
+                    counted.2 += event_size(watch, &watch.path);
                 }
             }
         }
@@ -116,36 +123,48 @@ impl Outbox {
         self.replies.extend(bytes);
     }
 
-    /// Queues an event of a watch, unless the same one waits; whether it was queued.
+    /// Queues an event of a watch; whether anything was queued.
     pub(super) fn event(&mut self, watch: &Arc<Watch>, path: &Arc<str>, limit: usize) -> bool {
-        let whole = (watch.id, Arc::clone(&watch.path));
-        let crowded = self.event_bytes + event_size(watch, path) > limit;
-        let (path, key) = if crowded {
-            (&watch.path, whole)
-        } else {
-            (path, (watch.id, Arc::clone(path)))
-        };
-        if !self.waiting.insert(key) {
+        let size = event_size(watch, path);
+        if self.event_bytes + size <= limit {
+            self.event_bytes += size;
+            self.queued += 1;
+            self.order
+                .push_back(Entry::Event(Arc::clone(watch), Arc::clone(path)));
+            return true;
+        }
+        if !self.condensed.insert(watch.id) {
             return false;
         }
-        self.event_bytes += event_size(watch, path);
+        self.event_bytes += event_size(watch, &watch.path);
         self.queued += 1;
-        self.order
-            .push_back(Entry::Event(Arc::clone(watch), Arc::clone(path)));
+        self.order.push_back(Entry::Condensed(Arc::clone(watch)));
         true
     }
 
-    fn forget(&mut self, watch: &Watch, path: &Arc<str>) {
-        self.waiting.remove(&(watch.id, Arc::clone(path)));
-        self.event_bytes = self.event_bytes.saturating_sub(event_size(watch, path));
+    /// Takes the oldest entry; an event with its path.
+    fn pop(&mut self) -> Option<Popped> {
+        let (watch, path) = match self.order.pop_front()? {
+            Entry::Replies(len, messages) => {
+                self.queued = self.queued.saturating_sub(messages);
+                return Some(Popped::Replies(len, messages));
+            }
+            Entry::Event(watch, path) => (watch, path),
+            Entry::Condensed(watch) => {
+                self.condensed.remove(&watch.id);
+                let path = Arc::clone(&watch.path);
+                (watch, path)
+            }
+        };
+        self.event_bytes = self.event_bytes.saturating_sub(event_size(&watch, &path));
         self.queued = self.queued.saturating_sub(1);
+        Some(Popped::Event(watch, path))
     }
 
     /// The next event of a client that gets its replies otherwise.
     pub(super) fn take_event(&mut self) -> Option<WatchEvent> {
-        while let Some(entry) = self.order.pop_front() {
-            if let Entry::Event(watch, path) = entry {
-                self.forget(&watch, &path);
+        while let Some(popped) = self.pop() {
+            if let Popped::Event(watch, path) = popped {
                 return Some(WatchEvent {
                     path: watch.shown(&path).to_owned(),
                     token: String::from_utf8_lossy(&watch.token).into_owned(),
@@ -155,17 +174,23 @@ impl Outbox {
         None
     }
 
-    /// Drops the events of a watch that is no more.
-    pub(super) fn purge(&mut self, watch: &Watch) {
-        let mut order = core::mem::take(&mut self.order);
-        order.retain(|entry| match entry {
-            Entry::Event(other, path) if other.id == watch.id => {
-                self.forget(watch, path);
-                false
+    /// Drops the events of watches that are no more, by their numbers.
+    pub(super) fn purge(&mut self, gone: impl Fn(u64) -> bool) {
+        let (event_bytes, queued) = (&mut self.event_bytes, &mut self.queued);
+        self.order.retain(|entry| {
+            let (watch, path) = match entry {
+                Entry::Replies(..) => return true,
+                Entry::Event(watch, path) => (watch, path),
+                Entry::Condensed(watch) => (watch, &watch.path),
+            };
+            let kept = !gone(watch.id);
+            if !kept {
+                *event_bytes = event_bytes.saturating_sub(event_size(watch, path));
+                *queued = queued.saturating_sub(1);
             }
-            _ => true,
+            kept
         });
-        self.order = order;
+        self.condensed.retain(|id| !gone(*id));
     }
 
     /// Sees to it that at least `wanted` bytes are ready to be sent, where there are so many. What has been made ready stays:
@@ -174,19 +199,13 @@ impl Outbox {
         if self.staged.len() - self.sent < wanted && !self.order.is_empty() {
             self.drop_sent();
             while self.staged.len() < wanted {
-                let Some(entry) = self.order.pop_front() else {
-                    break;
-                };
-                match entry {
-                    Entry::Replies(len, messages) => {
+                match self.pop() {
+                    Some(Popped::Replies(len, messages)) => {
                         self.staged.extend(self.replies.drain(..len));
-                        self.queued = self.queued.saturating_sub(messages);
                         self.unsent += messages;
                     }
-                    Entry::Event(watch, path) => {
-                        self.forget(&watch, &path);
-                        self.stage_event(&watch, &path);
-                    }
+                    Some(Popped::Event(watch, path)) => self.stage_event(&watch, &path),
+                    None => break,
                 }
             }
         }
@@ -230,6 +249,12 @@ impl Outbox {
             self.unsent = self.unsent.saturating_sub(1);
         }
     }
+}
+
+/// What was the oldest to be sent.
+enum Popped {
+    Replies(usize, usize),
+    Event(Arc<Watch>, Arc<str>),
 }
 
 fn event_size(watch: &Watch, path: &str) -> usize {

@@ -5,8 +5,8 @@ use cantle_abi::Errno;
 use super::connection::Connection;
 use super::{ConnId, Server};
 use crate::limits::Quota;
-use crate::quota::Hit;
-use crate::store::Actor;
+use crate::quota::{Hit, Quotas};
+use crate::store::{Actor, Store};
 use crate::wire::MESSAGE_MAX;
 
 /// What a connection may fill before it is not listened to: a request that is not all there, replies (see
@@ -29,14 +29,8 @@ impl Connection {
 impl Server {
     /// Brings what is kept for a connection to its domain's account. Cheap where nothing has changed.
     pub(super) fn settle(&mut self, conn: ConnId) {
-        let Some(connection) = self.connections.get_mut(&conn) else {
-            return;
-        };
-        let kept = connection.kept(self.quotas.defaults.reply_bytes);
-        let more = kept - connection.settled;
-        if more != 0 {
-            connection.settled = kept;
-            self.quotas.budget(connection.actor.domid).keep(more);
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            settle(&mut self.quotas, connection);
         }
     }
 
@@ -87,27 +81,34 @@ impl Server {
         }
         waits
     }
+}
 
-    /// How many bytes of events may wait on a connection: within its own bound, and within what its domain's memory has
-    /// left. An event beyond it is condensed, and has been paid for by its watch.
-    pub(super) fn event_room(&self, conn: ConnId) -> usize {
-        let most = self.quotas.defaults.event_bytes;
-        let Some(connection) = self.connections.get(&conn) else {
-            return 0;
-        };
-        let actor = connection.actor;
-        let limits = self.quotas.limits_of(actor.domid);
-        if actor.privileged || limits.memory == 0 {
-            return most;
-        }
-        let kept = self
-            .quotas
-            .budgets
-            .get(&actor.domid)
-            .map_or(0, |budget| budget.kept);
-        let owned = u64::try_from(self.store.usage_of(actor.domid).bytes).unwrap_or(0);
-        let left = u64::from(limits.memory).saturating_sub(kept.saturating_add(owned));
-        let waiting = connection.outbox.event_bytes();
-        most.min(waiting.saturating_add(usize::try_from(left).unwrap_or(usize::MAX)))
+/// As [`Server::settle`].
+pub(super) fn settle(quotas: &mut Quotas, connection: &mut Connection) {
+    let kept = connection.kept(quotas.defaults.reply_bytes);
+    let more = kept - connection.settled;
+    if more != 0 {
+        connection.settled = kept;
+        quotas.budget(connection.actor.domid).keep(more);
     }
+}
+
+/// How many bytes of events may wait on a connection: within its own bound, and within what its domain's memory has
+/// left. An event beyond it is condensed, and has been paid for by its watch.
+pub(super) fn event_room(quotas: &Quotas, store: &Store, connection: &Connection) -> usize {
+    let most = quotas.defaults.event_bytes;
+    let actor = connection.actor;
+    if actor.privileged {
+        return most;
+    }
+    let budget = quotas.budgets.get(&actor.domid);
+    let limits = budget.map_or(&quotas.defaults, |budget| &budget.limits);
+    if limits.memory == 0 {
+        return most;
+    }
+    let kept = budget.map_or(0, |budget| budget.kept);
+    let owned = u64::try_from(store.usage_of(actor.domid).bytes).unwrap_or(0);
+    let left = u64::from(limits.memory).saturating_sub(kept.saturating_add(owned));
+    let waiting = connection.outbox.event_bytes();
+    most.min(waiting.saturating_add(usize::try_from(left).unwrap_or(usize::MAX)))
 }

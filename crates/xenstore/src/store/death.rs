@@ -163,6 +163,7 @@ pub(super) fn scrub(
             after: None,
             parent,
             removed: Some(removed),
+            made: 0,
         });
     }
     for path in &work.struck {

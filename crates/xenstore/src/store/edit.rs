@@ -37,6 +37,8 @@ pub(crate) struct Change {
     pub(crate) parent: Option<Arc<Perms>>,
     /// The subtree that is gone.
     pub(crate) removed: Option<Kept>,
+    /// How many nodes the change made: the last so many names of the path.
+    pub(crate) made: usize,
 }
 
 /// A tree that is being changed, with what the changes cost whom.
@@ -92,6 +94,7 @@ impl View<'_> {
             after: Some(perms),
             parent: None,
             removed: None,
+            made: 0,
         })
     }
 
@@ -145,6 +148,7 @@ impl View<'_> {
             parent: Some(Arc::clone(if missing == 1 { inherited } else { &perms })),
             after: Some(perms),
             removed: None,
+            made: missing,
         })
     }
 
@@ -181,6 +185,7 @@ impl View<'_> {
             after: None,
             parent,
             removed: Some(removed),
+            made: 0,
         }))
     }
 
@@ -219,6 +224,7 @@ impl View<'_> {
             after: Some(Arc::clone(perms)),
             parent: None,
             removed: None,
+            made: 0,
         })
     }
 

@@ -19,7 +19,7 @@ use cantle_abi::{DomId, Errno};
 pub(crate) use account::{Accounts, Usage};
 pub(crate) use dir::Children;
 pub(crate) use edit::{Change, Edit, View};
-pub(crate) use node::{Found, Kept, Node, NodeRef, Tree, nodes, walk};
+pub(crate) use node::{Found, Kept, Node, NodeRef, Tree, descend, nodes};
 pub(crate) use transaction::{Query, Transaction};
 
 use crate::quota::Allowance;

@@ -282,24 +282,17 @@ impl Tree {
     }
 }
 
-/// A node and all below it with their paths, parents first, without recursion.
-pub(crate) fn walk<'a>(
-    top: NodeRef<'a>,
-    path: &str,
-) -> impl Iterator<Item = (String, NodeRef<'a>)> + use<'a> {
-    let mut stack = vec![(path.to_owned(), top)];
-    core::iter::from_fn(move || {
-        let (path, node) = stack.pop()?;
-        let base = if path == "/" { "" } else { path.as_str() };
-        let below = node
-            .children()
-            .map(|(name, child)| (format!("{base}/{name}"), child));
-        stack.extend(below);
-        Some((path, node))
-    })
+/// The node that is at `path` below `top`, and its parent; `None` where there is none, and for `top` itself.
+pub(crate) fn descend<'t>(top: &NodeRef<'t>, path: &str) -> Option<(NodeRef<'t>, NodeRef<'t>)> {
+    let (mut parent, mut node) = (None, top.clone());
+    for name in components(path) {
+        let child = node.child(name)?;
+        parent = Some(core::mem::replace(&mut node, child));
+    }
+    Some((parent?, node))
 }
 
-/// As [`walk`], but with the nodes' names alone.
+/// A node and all below it with their names, without recursion.
 pub(crate) fn nodes<'a>(
     name: &'a str,
     top: NodeRef<'a>,

@@ -235,20 +235,23 @@ impl Map {
             .filter(|other| below(other, path))
             .cloned()
             .collect();
-        let above = self.nodes[&parent(path)].perms.clone();
-        let perms = self.nodes.remove(path).unwrap().perms;
+        let known_by = |map: &Self, path: &str| {
+            let perms = |path: &str| map.nodes[path].perms.clone();
+            vec![perms(path), perms(&parent(path))]
+        };
         events.push(Event {
             path: path.to_owned(),
-            known_by: vec![perms, above],
+            known_by: known_by(self, path),
             exact: false,
         });
-        for path in gone {
-            let known_by = vec![self.nodes.remove(&path).unwrap().perms];
-            events.push(Event {
-                path,
-                known_by,
-                exact: true,
-            });
+        events.extend(gone.iter().map(|below| Event {
+            path: below.clone(),
+            known_by: known_by(self, below),
+            exact: true,
+        }));
+        self.nodes.remove(path);
+        for below in gone {
+            self.nodes.remove(&below);
         }
     }
 

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use cantle_abi::Errno;
 use cantle_abi::io::xs_wire::{
-    XENSTORE_PAYLOAD_MAX, XS_CONTROL, XS_DIRECTORY, XS_DIRECTORY_PART, XS_GET_DOMAIN_PATH,
-    XS_GET_PERMS, XS_INTRODUCE, XS_IS_DOMAIN_INTRODUCED, XS_MKDIR, XS_READ, XS_RELEASE,
-    XS_RESET_WATCHES, XS_RESUME, XS_RM, XS_SET_PERMS, XS_SET_TARGET, XS_TRANSACTION_END,
-    XS_TRANSACTION_START, XS_UNWATCH, XS_WATCH, XS_WRITE, XsType,
+    XENSTORE_PAYLOAD_MAX, XS_CONTROL, XS_DIRECTORY, XS_DIRECTORY_PART, XS_ERROR,
+    XS_GET_DOMAIN_PATH, XS_GET_FEATURE, XS_GET_PERMS, XS_GET_QUOTA, XS_INTRODUCE,
+    XS_IS_DOMAIN_INTRODUCED, XS_MKDIR, XS_READ, XS_RELEASE, XS_RESET_WATCHES, XS_RESUME, XS_RM,
+    XS_SET_FEATURE, XS_SET_PERMS, XS_SET_QUOTA, XS_SET_TARGET, XS_TRANSACTION_END,
+    XS_TRANSACTION_START, XS_UNWATCH, XS_WATCH, XS_WATCH_EVENT, XS_WRITE, XsType,
 };
 
 use super::connection::Connection;
@@ -63,7 +64,8 @@ impl Reply {
 }
 
 impl Server {
-    /// Runs one request. The transaction's number is ignored by requests that have nothing to do with transactions.
+    /// Runs one request. What is asked is checked in the order in which xenstored does: the kind, the right to it, the
+    /// transaction, the payload.
     pub(super) fn execute(
         &mut self,
         conn: ConnId,
@@ -73,6 +75,15 @@ impl Server {
     ) -> Result<Reply, Errno> {
         if payload.len() > XENSTORE_PAYLOAD_MAX {
             return Err(Errno::E2BIG);
+        }
+        let connection = self.connection(conn)?;
+        if for_the_toolstack(op) {
+            connection.must_be_privileged()?;
+        }
+        // These two are never part of one, and name one or not.
+        let outside = matches!(op, XS_WATCH | XS_UNWATCH) || !is_request(op);
+        if tx != TxId::NONE && !outside && !connection.transactions.contains_key(&tx.0) {
+            return Err(Errno::ENOENT);
         }
         match op {
             XS_READ => {
@@ -92,17 +103,14 @@ impl Server {
             XS_UNWATCH => self.unwatch(conn, payload),
             XS_RESET_WATCHES => self.reset_watches(conn),
             XS_GET_DOMAIN_PATH => Self::get_domain_path(payload),
+            XS_GET_FEATURE => self.get_feature(conn, payload),
+            XS_SET_FEATURE => self.set_feature(payload),
             XS_IS_DOMAIN_INTRODUCED => self.is_domain_introduced(payload),
-            XS_INTRODUCE | XS_RELEASE | XS_RESUME | XS_SET_TARGET | XS_CONTROL => {
-                self.connection(conn)?.must_be_privileged()?;
-                match op {
-                    XS_INTRODUCE => self.introduce_by_message(payload),
-                    XS_RELEASE => self.release_by_message(payload),
-                    XS_RESUME => self.resume(payload),
-                    XS_SET_TARGET => self.set_target(payload),
-                    _ => self.control(payload),
-                }
-            }
+            XS_INTRODUCE => self.introduce_by_message(payload),
+            XS_RELEASE => self.release_by_message(payload),
+            XS_RESUME => self.resume_by_message(payload),
+            XS_SET_TARGET => self.set_target(payload),
+            XS_CONTROL => self.control(payload),
             _ => Err(Errno::ENOSYS),
         }
     }
@@ -122,16 +130,30 @@ impl Connection {
     }
 }
 
+/// Whether it is a request, of whatever kind. Events and errors come from the server alone; number 20 was RESTRICT once.
+fn is_request(op: XsType) -> bool {
+    op.0 <= XS_SET_QUOTA.0 && !matches!(op, XS_WATCH_EVENT | XS_ERROR | XsType(20))
+}
+
+/// Whether only privileged domains may ask that at all.
+fn for_the_toolstack(op: XsType) -> bool {
+    matches!(
+        op,
+        XS_CONTROL
+            | XS_INTRODUCE
+            | XS_RELEASE
+            | XS_IS_DOMAIN_INTRODUCED
+            | XS_RESUME
+            | XS_SET_TARGET
+            | XS_SET_FEATURE
+            | XS_GET_QUOTA
+            | XS_SET_QUOTA
+    )
+}
+
 /// A payload that is one string.
 fn one(payload: &[u8]) -> Result<&[u8], Errno> {
     strings::<1>(payload).map(|[string]| string)
-}
-
-/// A name that begins with `@`.
-fn special_name(path: &[u8]) -> Option<&str> {
-    core::str::from_utf8(path)
-        .ok()
-        .filter(|name| name.starts_with('@'))
 }
 
 fn number(digits: &[u8]) -> Result<u64, Errno> {

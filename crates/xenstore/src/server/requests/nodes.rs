@@ -61,9 +61,7 @@ impl Server {
             let change = self.quotas.ask(actor, &path, |allowance| {
                 self.store.edit(actor, &path, &edit, allowance)
             })?;
-            if let Some(change) = change {
-                self.fire(&change);
-            }
+            self.fire(change.as_slice());
             return Ok(Reply::Done);
         }
         let open = connection
@@ -116,12 +114,14 @@ impl Server {
         let names = node.seen().names();
         for name in names.flat_map(|names| names.split_inclusive('\0')) {
             let len = name.len();
-            if at >= offset {
+            // The offset is one of bytes: it may point into a name, whose rest is listed then.
+            let skipped = offset.saturating_sub(at).min(len);
+            if skipped < len {
                 // One byte is kept for the end's mark.
-                if part.len() + len + 1 > XENSTORE_PAYLOAD_MAX {
+                if part.len() + len - skipped + 1 > XENSTORE_PAYLOAD_MAX {
                     return Ok(Reply::Bytes(part));
                 }
-                part.extend_from_slice(name.as_bytes());
+                part.extend_from_slice(name.as_bytes().get(skipped..).unwrap_or_default());
             }
             at += len;
         }

@@ -46,9 +46,7 @@ impl Server {
             let changes = self.quotas.ask(actor, "", |allowance| {
                 self.store.commit(open, actor, allowance)
             })?;
-            for change in changes {
-                self.fire(&change);
-            }
+            self.fire(&changes);
         }
         Ok(Reply::Done)
     }

@@ -3,25 +3,43 @@
 use std::sync::Arc;
 
 use cantle_abi::Errno;
-use cantle_abi::io::xs_wire::{XENSTORE_ABS_PATH_MAX, XENSTORE_PAYLOAD_MAX};
+use cantle_abi::io::xs_wire::{
+    XENSTORE_ABS_PATH_MAX, XENSTORE_PAYLOAD_MAX, XENSTORE_SERVER_FEATURE_WATCHDEPTH,
+};
 
-use super::{Reply, special_name};
+use super::{Reply, number};
 use crate::Quota;
-use crate::path::{Resolved, components, resolve};
+use crate::path::{Resolved, components, resolve, special};
 use crate::server::connection::Connection;
 use crate::server::watches::Watch;
 use crate::server::{ConnId, Server};
-use crate::wire::strings;
+use crate::wire::{string_and_rest, strings_and_rest};
 
 /// The longest token of a watch: an event with the longest path and this token still fits in a message.
 const TOKEN_MAX: usize = XENSTORE_PAYLOAD_MAX - XENSTORE_ABS_PATH_MAX - 2;
 
 impl Server {
+    /// `<wpath>|<token>|[<depth>|]?`
     pub(super) fn watch(&mut self, conn: ConnId, payload: &[u8]) -> Result<Reply, Errno> {
-        let [given, token] = strings(payload)?;
+        let ([given, token], rest) = strings_and_rest(payload)?;
         let connection = self.connections.get(&conn).ok_or(Errno::EIO)?;
         let actor = connection.actor;
-        let (path, relative) = self.watchable(connection, given)?;
+        let with_depth = self.features(actor.domid) & XENSTORE_SERVER_FEATURE_WATCHDEPTH != 0;
+        let depth = if rest.contains(&0) {
+            let (depth, reserved) = string_and_rest(rest)?;
+            if !with_depth || reserved.contains(&0) {
+                return Err(Errno::EINVAL);
+            }
+            // No path has as many levels as that.
+            Some(u16::try_from(number(depth)?).unwrap_or(u16::MAX))
+        } else {
+            None
+        };
+        let (path, relative) = watchable(connection, given)?;
+        // To be told of one domain's events only came with the same feature.
+        if path.starts_with('@') && path.contains('/') && !with_depth {
+            return Err(Errno::EINVAL);
+        }
         if token.len() > TOKEN_MAX {
             return Err(Errno::E2BIG);
         }
@@ -37,7 +55,14 @@ impl Server {
         if connection.watches.contains_key(&key) {
             return Err(Errno::EEXIST);
         }
-        let watch = Arc::new(Watch::new(self.next_watch, conn, path, token, hidden));
+        let watch = Arc::new(Watch {
+            id: self.next_watch,
+            conn,
+            path,
+            token: token.into(),
+            hidden,
+            depth,
+        });
         let watches = self.quotas.budget(actor.domid).watches + 1;
         self.claim(actor, Quota::Watches, watches, watch.bytes(), &watch.path)?;
         self.quotas.budget(actor.domid).watches = watches;
@@ -49,26 +74,19 @@ impl Server {
         Ok(Reply::Watching(watch))
     }
 
-    /// The absolute path or special name that is to be watched, and whether it was given relative.
-    fn watchable(&self, connection: &Connection, given: &[u8]) -> Result<(Arc<str>, bool), Errno> {
-        if let Some(name) = special_name(given) {
-            self.special.get(name).ok_or(Errno::EINVAL)?;
-            return Ok((name.into(), false));
-        }
-        let Resolved { path, relative } = resolve(given, &connection.home)?;
-        Ok((path.into(), relative))
-    }
-
+    /// `<wpath>|<token>|?`
     pub(super) fn unwatch(&mut self, conn: ConnId, payload: &[u8]) -> Result<Reply, Errno> {
-        let [given, token] = strings(payload)?;
-        let connection = self.connections.get(&conn).ok_or(Errno::EIO)?;
-        let (path, _) = self.watchable(connection, given)?;
+        let ([given, token], reserved) = strings_and_rest(payload)?;
+        if reserved.contains(&0) {
+            return Err(Errno::EINVAL);
+        }
         let connection = self.connection(conn)?;
+        let (path, _) = watchable(connection, given)?;
         let watch = connection
             .watches
             .remove(&(path, Box::from(token)))
             .ok_or(Errno::ENOENT)?;
-        connection.outbox.purge(&watch);
+        connection.outbox.purge(|id| id == watch.id);
         connection.watch_bytes -= watch.bytes();
         let domid = connection.actor.domid;
         self.watches.remove(&watch);
@@ -94,12 +112,20 @@ impl Server {
         let watches = core::mem::take(&mut connection.watches);
         connection.watch_bytes = 0;
         let domid = connection.actor.domid;
-        for watch in watches.values() {
-            connection.outbox.purge(watch);
-        }
+        connection.outbox.purge(|_| true);
         for watch in watches.values() {
             self.watches.remove(watch);
         }
         self.quotas.budget(domid).drop_watches(watches.len());
     }
+}
+
+/// The absolute path or special name that is to be watched, and whether it was given relative. A special name may be any; most
+/// have no events.
+fn watchable(connection: &Connection, given: &[u8]) -> Result<(Arc<str>, bool), Errno> {
+    if let Some(name) = special(given)? {
+        return Ok((name.into(), false));
+    }
+    let Resolved { path, relative } = resolve(given, &connection.home)?;
+    Ok((path.into(), relative))
 }

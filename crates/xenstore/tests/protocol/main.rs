@@ -1,73 +1,21 @@
 //! The protocol on the wire: what each request is answered, byte by byte.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod support;
+mod watches;
+
 use cantle_abi::io::xs_wire::{
-    XS_CONTROL, XS_DIRECTORY, XS_DIRECTORY_PART, XS_ERROR, XS_GET_DOMAIN_PATH, XS_GET_PERMS,
-    XS_INTRODUCE, XS_IS_DOMAIN_INTRODUCED, XS_MKDIR, XS_READ, XS_RELEASE, XS_RESUME, XS_RM,
-    XS_SET_PERMS, XS_SET_TARGET, XS_TRANSACTION_END, XS_TRANSACTION_START, XS_UNWATCH, XS_WATCH,
-    XS_WATCH_EVENT, XS_WRITE, XsType,
+    XS_CONTROL, XS_DIRECTORY, XS_DIRECTORY_PART, XS_ERROR, XS_GET_DOMAIN_PATH, XS_GET_FEATURE,
+    XS_GET_PERMS, XS_INTRODUCE, XS_IS_DOMAIN_INTRODUCED, XS_MKDIR, XS_READ, XS_RELEASE, XS_RESUME,
+    XS_RM, XS_SET_FEATURE, XS_SET_PERMS, XS_SET_TARGET, XS_TRANSACTION_END, XS_TRANSACTION_START,
+    XS_UNWATCH, XS_WATCH, XS_WATCH_EVENT, XS_WRITE, XsType,
 };
 use cantle_abi::{DomId, Gfn, Port};
-use cantle_xenstore::server::{Action, Closed, ConnId, ConnKind, Server};
-use cantle_xenstore::wire::{Message, TooLong, emit};
+use cantle_xenstore::server::{Action, Closed, ConnId, ConnKind, FEATURES, Server};
+use cantle_xenstore::wire::{TooLong, emit};
 use proptest::prelude::*;
 
-const GUEST: DomId = DomId(5);
-
-/// Everything that waits on a connection, as kinds and payloads.
-fn sent(server: &mut Server, conn: ConnId) -> Vec<(XsType, Vec<u8>)> {
-    let bytes = server.output(conn, usize::MAX).to_vec();
-    server.consume_output(conn, bytes.len());
-    let mut rest = bytes.as_slice();
-    let mut messages = Vec::new();
-    while let Some((message, after)) = Message::parse(rest).unwrap() {
-        messages.push((message.header.kind, message.payload.to_vec()));
-        rest = after;
-    }
-    assert!(rest.is_empty());
-    messages
-}
-
-/// Sends one request and returns the reply's payload; an error's is preceded by a `!`.
-fn ask_in(server: &mut Server, conn: ConnId, op: XsType, tx: u32, payload: &[u8]) -> String {
-    let mut bytes = Vec::new();
-    emit(&mut bytes, op, 77, tx, &[payload]).unwrap();
-    assert_eq!(server.feed(conn, &bytes), Ok(bytes.len()));
-    let output = server.output(conn, usize::MAX).to_vec();
-    let (message, _) = Message::parse(&output).unwrap().unwrap();
-    assert_eq!((message.header.req_id, message.header.tx_id), (77, tx));
-    let (kind, payload) = sent(server, conn).remove(0);
-    let text = String::from_utf8(payload).unwrap().replace('\0', "|");
-    if kind == XS_ERROR {
-        return format!("!{}", text.trim_end_matches('|'));
-    }
-    assert_eq!(kind, op);
-    text
-}
-
-fn ask(server: &mut Server, conn: ConnId, op: XsType, payload: &[u8]) -> String {
-    ask_in(server, conn, op, 0, payload)
-}
-
-fn world() -> (Server, ConnId, ConnId) {
-    let mut server = Server::new();
-    let dom0 = server.connect(DomId::DOM0, true);
-    let guest = server.connect(GUEST, false);
-    assert_eq!(
-        ask(&mut server, dom0, XS_MKDIR, b"/local/domain/5\0"),
-        "OK|"
-    );
-    assert_eq!(
-        ask(
-            &mut server,
-            dom0,
-            XS_SET_PERMS,
-            b"/local/domain/5\0n5\0r7\0"
-        ),
-        "OK|"
-    );
-    (server, dom0, guest)
-}
+use support::{GUEST, ask, ask_in, sent, world};
 
 #[test]
 fn nodes() {
@@ -244,7 +192,8 @@ fn watches() {
     for bad in [
         &b"device\0"[..],
         b"device\0tok",
-        b"@nothing\0tok\0",
+        b"@no thing\0tok\0",
+        b"@nothing/\0tok\0",
         b"\0tok\0",
     ] {
         assert_eq!(ask(&mut server, guest, XS_WATCH, bad), "!EINVAL");
@@ -417,6 +366,102 @@ fn a_privileged_domain_beside_domain_0() {
     s.release(DomId(6)).unwrap();
     let heir = s.connect(DomId(6), false);
     assert_eq!(ask(s, heir, XS_INTRODUCE, b"5\x001\x002\0"), "!EACCES");
+}
+
+#[test]
+fn features_are_set_before_a_domain_is_introduced() {
+    let (mut server, dom0, guest) = world();
+    let s = &mut server;
+    let all = format!("{FEATURES}|");
+    for (conn, payload, answer) in [
+        (guest, &b""[..], all.as_str()),
+        (dom0, b"", &all),
+        (dom0, b"5\0", &all),
+        (guest, b"5\0", "!EACCES"),
+        (dom0, b"x\0", "!EINVAL"),
+        (dom0, b"5\x005\0", "!EINVAL"),
+        (dom0, b"32752\0", "!ENOENT"),
+    ] {
+        assert_eq!(ask(s, conn, XS_GET_FEATURE, payload), answer, "{payload:?}");
+    }
+    for (conn, payload, answer) in [
+        (guest, &b"5\x002\0"[..], "!EACCES"),
+        (dom0, b"5\0", "!EINVAL"),
+        (dom0, b"5\0x\0", "!EINVAL"),
+        (dom0, b"5\x0016\0", "!EINVAL"),
+        (dom0, b"0\x002\0", "!EBUSY"),
+        (dom0, b"32752\x002\0", "!ENOENT"),
+        (dom0, b"5\x002\0", "OK|"),
+    ] {
+        assert_eq!(ask(s, conn, XS_SET_FEATURE, payload), answer, "{payload:?}");
+    }
+    assert_eq!(ask(s, guest, XS_GET_FEATURE, b""), "2|");
+    s.introduce(GUEST).unwrap();
+    assert_eq!(ask(s, dom0, XS_SET_FEATURE, b"5\x004\0"), "!EBUSY");
+    assert_eq!(ask(s, dom0, XS_GET_FEATURE, b"5\0"), "2|");
+    s.release(GUEST).unwrap();
+    assert_eq!(s.features(GUEST), FEATURES, "the next one is offered all");
+}
+
+#[test]
+fn everybody_is_named_in_permissions_where_that_is_offered() {
+    let (mut server, dom0, guest) = world();
+    let s = &mut server;
+    let other = s.connect(DomId(6), false);
+    ask(s, guest, XS_WRITE, b"a\0value");
+    for bad in [&b"a\0n32757\0"[..], b"a\0n5\0r32758\0"] {
+        assert_eq!(ask(s, guest, XS_SET_PERMS, bad), "!EINVAL");
+    }
+    assert_eq!(ask(s, guest, XS_SET_PERMS, b"a\0n5\0n7\0r32757\0"), "OK|");
+    assert_eq!(ask(s, guest, XS_GET_PERMS, b"a\0"), "n5|n7|r32757|");
+    assert_eq!(ask(s, other, XS_READ, b"/local/domain/5/a\0"), "value");
+    let seven = s.connect(DomId(7), false);
+    assert_eq!(ask(s, seven, XS_READ, b"/local/domain/5/a\0"), "!EACCES");
+    assert_eq!(ask(s, dom0, XS_SET_FEATURE, b"6\x006\0"), "OK|");
+    ask(s, dom0, XS_SET_PERMS, b"/local/domain/5/a\0n6\0");
+    assert_eq!(
+        ask(s, other, XS_SET_PERMS, b"/local/domain/5/a\0n6\0r32757\0"),
+        "!EINVAL"
+    );
+}
+
+#[test]
+fn a_domain_that_is_introduced_again_starts_afresh() {
+    let (mut server, dom0, guest) = world();
+    let s = &mut server;
+    let ring = s.connect_as(ConnKind::Ring, GUEST, false);
+    let watcher = s.connect_socket();
+    assert_eq!(ask(s, dom0, XS_INTRODUCE, b"5\0-1\x003\0"), "OK|");
+    ask(s, watcher, XS_WATCH, b"@introduceDomain\0t\0");
+    for conn in [ring, guest] {
+        assert_eq!(ask(s, conn, XS_WATCH, b"a\0t\0"), "OK|");
+        assert_eq!(ask(s, conn, XS_TRANSACTION_START, b"\0"), "1|");
+        assert_eq!(s.feed(conn, b"half a"), Ok(6));
+    }
+    ask(s, dom0, XS_WRITE, b"/local/domain/5/a\0");
+    assert_eq!(
+        ask(
+            s,
+            dom0,
+            XS_INTRODUCE,
+            b"5\x0018446744073709551615\x004\0reserved"
+        ),
+        "OK|"
+    );
+    assert_eq!(sent(s, watcher), [], "nobody is told");
+    for port in [3, 4] {
+        let introduced = Action::Introduced {
+            domid: GUEST,
+            gfn: Gfn(u64::MAX),
+            port: Port(port),
+        };
+        assert_eq!(s.take_action(), Some(introduced));
+    }
+    assert!(!s.has_output(ring));
+    assert_eq!(ask_in(s, ring, XS_READ, 1, b"a\0"), "!ENOENT");
+    assert_eq!(ask(s, ring, XS_WATCH, b"a\0t\0"), "OK|");
+    assert!(s.has_output(guest), "no ring, and left alone");
+    assert_eq!(ask(s, dom0, XS_CONTROL, b"check\0"), "OK|");
 }
 
 #[test]

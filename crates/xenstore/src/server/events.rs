@@ -1,0 +1,146 @@
+//! What watchers are told, and which of them.
+//!
+//! An event of a watch is queued once for each change that it is about, in the order of the changes, and only where the
+//! watcher may know of the change: it may read the node as it is or as it was, or list the directory that the node came into
+//! or went from. Events cost two counted pointers each; they become bytes when they are sent.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use cantle_abi::DomId;
+
+use super::quota::{event_room, settle};
+use super::watches::{Watch, WatchIndex};
+use super::{ConnId, ConnMap, Connection, Server};
+use crate::path::{components, prefixes};
+use crate::quota::Quotas;
+use crate::store::{Actor, Change, Store, descend};
+
+/// Where events go: all connections, the list of those with something new, and who pays.
+struct Sink<'a> {
+    connections: &'a mut ConnMap<Connection>,
+    ready: &'a mut Vec<ConnId>,
+    quotas: &'a mut Quotas,
+    store: &'a Store,
+    /// The watches and paths that have been told, where several changes happen at once: nobody can see what was between.
+    told: Option<HashSet<(u64, Arc<str>)>>,
+}
+
+impl Sink<'_> {
+    /// Queues an event where the watcher may know of it, within the bytes that it may leave unread.
+    fn send(&mut self, watch: &Arc<Watch>, path: &Arc<str>, may: impl FnOnce(Actor) -> bool) {
+        let Some(connection) = self.connections.get_mut(&watch.conn) else {
+            return;
+        };
+        if !may(connection.actor) {
+            return;
+        }
+        if let Some(told) = &mut self.told
+            && !told.insert((watch.id, Arc::clone(path)))
+        {
+            return;
+        }
+        let room = event_room(self.quotas, self.store, connection);
+        if connection.outbox.event(watch, path, room) {
+            settle(self.quotas, connection);
+            if !core::mem::replace(&mut connection.ready, true) {
+                self.ready.push(watch.conn);
+            }
+        }
+    }
+}
+
+impl Server {
+    /// Queues the events of changes that happen at once: the edits of a transaction, or a domain's end. Each watch is told of a path
+    /// once.
+    pub(super) fn fire(&mut self, changes: &[Change]) {
+        if self.watches.is_empty() {
+            return;
+        }
+        let mut sink = Sink {
+            connections: &mut self.connections,
+            ready: &mut self.ready,
+            quotas: &mut self.quotas,
+            store: &self.store,
+            told: (changes.len() > 1).then(HashSet::new),
+        };
+        for change in changes {
+            fire(&self.watches, &mut sink, change);
+        }
+    }
+
+    /// Queues the events of a special name for what happened to a domain: under the name for those who watch it, under the
+    /// name and the domain's number for those who watch just that, or the name with a depth.
+    pub(super) fn fire_special(&mut self, name: &str, domid: DomId) {
+        let Some(perms) = self.special.get(name).map(Arc::clone) else {
+            return;
+        };
+        let mut sink = Sink {
+            connections: &mut self.connections,
+            ready: &mut self.ready,
+            quotas: &mut self.quotas,
+            store: &self.store,
+            told: None,
+        };
+        let may = |actor: Actor| actor.may_read(&perms);
+        let numbered: Arc<str> = format!("{name}/{domid}").into();
+        for watch in self.watches.at(name) {
+            match watch.depth {
+                None => sink.send(watch, &watch.path, may),
+                Some(0) => {}
+                Some(_) => sink.send(watch, &numbered, may),
+            }
+        }
+        for watch in self.watches.at(&numbered) {
+            sink.send(watch, &numbered, may);
+        }
+    }
+
+    /// Queues a new watch's first event, which tells nothing.
+    pub(super) fn fire_first(&mut self, watch: &Arc<Watch>) {
+        let mut sink = Sink {
+            connections: &mut self.connections,
+            ready: &mut self.ready,
+            quotas: &mut self.quotas,
+            store: &self.store,
+            told: None,
+        };
+        sink.send(watch, &watch.path, |_| true);
+    }
+}
+
+/// Queues a change's events: those of the watches on the path and above, and where a subtree went, those of the watches on
+/// exactly the nodes that were in it.
+///
+/// A watch that a depth keeps from the node itself is told of the ancestor nearest to it that the same change made, if any:
+/// else a watched node could come without a word.
+fn fire(watches: &WatchIndex, sink: &mut Sink<'_>, change: &Change) {
+    let level = components(&change.path).count();
+    for (above, watch) in watches.covering(&change.path) {
+        let visible = |actor| change.visible_to(actor);
+        match watch.beyond(level - above) {
+            0 => sink.send(watch, &change.path, visible),
+            beyond if beyond < change.made => {
+                if let Some(made) = prefixes(&change.path).nth(level - beyond) {
+                    sink.send(watch, &made.into(), visible);
+                }
+            }
+            _ => {}
+        }
+    }
+    let Some(top) = &change.removed else {
+        return;
+    };
+    let top = top.seen();
+    for (path, list) in watches.below(&change.path) {
+        let within = path.get(change.path.len()..).unwrap_or_default();
+        let Some((parent, node)) = descend(&top, within) else {
+            continue;
+        };
+        for watch in list {
+            sink.send(watch, path, |actor| {
+                actor.may_read(node.perms()) || actor.may_read(parent.perms())
+            });
+        }
+    }
+}
