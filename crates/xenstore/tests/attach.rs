@@ -8,7 +8,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::thread;
 
 use cantle_abi::io::xs_wire::XENSTORE_REQ;
@@ -16,11 +15,12 @@ use cantle_abi::{DomId, Errno, PAGE_SIZE, Port, SharedMemory};
 use cantle_xenstore::transport::attach::{
     AttachError, Introduction, Order, PageError, ReceiveError, RingPage, Vmm, VmmSocket,
 };
+use cantle_xenstore::transport::listen::bind_for_vmms;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::net::{
-    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
-    listen, send, socket_with,
+    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, connect, send,
+    socket_with,
 };
 
 const GUEST: Introduction = Introduction {
@@ -44,13 +44,6 @@ fn signal() -> OwnedFd {
     eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap()
 }
 
-fn listener(path: &Path) -> OwnedFd {
-    let socket = seqpacket();
-    bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
-    listen(&socket, 8).unwrap();
-    socket
-}
-
 fn seqpacket() -> OwnedFd {
     socket_with(
         AddressFamily::UNIX,
@@ -62,6 +55,8 @@ fn seqpacket() -> OwnedFd {
 }
 
 fn accept(listener: &OwnedFd) -> VmmSocket {
+    // It does not wait.
+    poll(&mut [PollFd::new(listener, PollFlags::IN)], None).unwrap();
     VmmSocket::new(accept_with(listener, SocketFlags::CLOEXEC).unwrap())
 }
 
@@ -76,7 +71,7 @@ fn next(socket: &VmmSocket) -> Result<Order, ReceiveError> {
 fn a_ring_is_introduced_with_its_memory_and_eventfds_and_released() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("domains");
-    let listening = listener(&path);
+    let listening = bind_for_vmms(&path).unwrap();
     let guest_memory = memory(3, SealFlags::SHRINK);
     let (wake, notify) = (signal(), signal());
 
@@ -159,7 +154,7 @@ fn memory_that_could_vanish_or_has_no_such_page_is_refused() {
 fn a_vmm_that_breaks_the_protocol_is_told_apart_from_one_that_left() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("domains");
-    let listening = listener(&path);
+    let listening = bind_for_vmms(&path).unwrap();
     let address = SocketAddrUnix::new(&path).unwrap();
     let dialled = || {
         let socket = seqpacket();
@@ -194,7 +189,7 @@ fn more_descriptors_than_three_are_refused_and_not_kept() {
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("domains");
-    let listening = listener(&path);
+    let listening = bind_for_vmms(&path).unwrap();
     let raw = seqpacket();
     connect(&raw, &SocketAddrUnix::new(&path).unwrap()).unwrap();
     let socket = accept(&listening);
@@ -221,4 +216,15 @@ fn more_descriptors_than_three_are_refused_and_not_kept() {
         rustix::io::write(&writer, b"x"),
         Err(rustix::io::Errno::PIPE)
     );
+}
+
+#[test]
+fn a_dead_daemons_socket_is_replaced_and_a_living_ones_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("domains");
+    let first = bind_for_vmms(&path).unwrap();
+    let taken = bind_for_vmms(&path).unwrap_err();
+    assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+    drop(first);
+    let _second = bind_for_vmms(&path).unwrap();
 }

@@ -1,6 +1,7 @@
 //! The daemon's listening socket.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -19,6 +20,19 @@ const BACKLOG: i32 = 1024;
 ///
 /// `EADDRINUSE` where somebody listens there, or where the file is no socket; else what the kernel says about the path.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    bind_as(path, SocketType::STREAM).map(UnixListener::from)
+}
+
+/// As [`bind`], for the socket of the [attach protocol](super::attach).
+///
+/// # Errors
+///
+/// As for [`bind`].
+pub fn bind_for_vmms(path: &Path) -> io::Result<OwnedFd> {
+    bind_as(path, SocketType::SEQPACKET)
+}
+
+fn bind_as(path: &Path, kind: SocketType) -> io::Result<OwnedFd> {
     let address = SocketAddrUnix::new(path)?;
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -30,7 +44,7 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     clear(path)?;
     let socket = net::socket_with(
         AddressFamily::UNIX,
-        SocketType::STREAM,
+        kind,
         SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
         None,
     )?;
@@ -38,7 +52,7 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     net::bind(&socket, &address)?;
     net::listen(&socket, BACKLOG)?;
-    Ok(UnixListener::from(socket))
+    Ok(socket)
 }
 
 /// Removes what a dead daemon left.
