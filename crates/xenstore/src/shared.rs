@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cantle_abi::{DomId, Errno};
 
 use crate::client::LocalClient;
-use crate::server::{ConnId, ConnKind, ConnMap, Server};
+use crate::server::{ConnId, ConnKind, ConnMap, Server, Subtree};
 
 /// Called when something waits for a connection. It may only leave a signal: it is called from whatever thread changed the
 /// store, and must not call the store itself.
@@ -142,5 +142,28 @@ impl Shared {
     /// As there.
     pub fn release(&self, domid: DomId) -> Result<(), Errno> {
         self.with(|server| server.release(domid))
+    }
+
+    /// Captures a subtree: see [`Server::capture`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn capture(&self, path: &str) -> Result<Subtree, Errno> {
+        self.with(|server| server.capture(path))
+    }
+
+    /// Puts a captured subtree elsewhere: see [`Server::graft`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn graft(
+        &self,
+        path: &str,
+        subtree: &Subtree,
+        domains: &[(DomId, DomId)],
+    ) -> Result<(), Errno> {
+        self.with(|server| server.graft(path, subtree, domains))
     }
 }

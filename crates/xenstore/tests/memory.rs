@@ -14,7 +14,7 @@ use cantle_abi::io::xs_wire::{
     XsType,
 };
 use cantle_xenstore::server::ConnId;
-use cantle_xenstore::{Server, TxId};
+use cantle_xenstore::{Limits, Server, TxId};
 
 struct Counting;
 
@@ -65,7 +65,11 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        let mut server = Server::new();
+        let mut server = Server::with_limits(Limits {
+            nodes: u32::MAX,
+            memory: u32::MAX,
+            ..Limits::DEFAULT
+        });
         let dom0 = server.connect(DomId::DOM0, true);
         Self {
             server,
@@ -189,6 +193,60 @@ fn a_node_takes_at_most_200_bytes_beyond_its_name_and_value() {
     assert!(each <= 200, "{each} bytes a node");
 }
 
+/// How often `act` asks for memory.
+fn asks(act: impl FnOnce()) -> u64 {
+    let before = ASKED.get();
+    act();
+    ASKED.get() - before
+}
+
+#[test]
+fn a_transaction_begins_in_constant_time_and_a_subtree_is_cloned_in_it() {
+    let costs = |nodes: usize| {
+        let mut host = Host::new();
+        host.dir("/template", "n5\0");
+        for number in 0..nodes / 10 {
+            for key in 0..9 {
+                host.leaf(
+                    &format!("/template/dir{}/{number}/key{key}", number % 10),
+                    "v",
+                );
+            }
+        }
+        let (server, dom0) = (&mut host.server, host.dom0);
+        let mut begin = || {
+            let tx = server.request(dom0, XS_TRANSACTION_START, TxId::NONE, b"\0");
+            let text = String::from_utf8(tx.unwrap()).unwrap();
+            TxId(text.trim_end_matches('\0').parse().unwrap())
+        };
+        // The first one makes room for the list of them.
+        let first = begin();
+        let mut second = TxId::NONE;
+        let begun = asks(|| second = begin());
+        for tx in [first, second] {
+            server
+                .request(dom0, XS_TRANSACTION_END, tx, b"F\0")
+                .unwrap();
+        }
+        let template = server.capture("/template").unwrap();
+        assert!(template.nodes() >= nodes);
+        server
+            .graft("/first", &template, &[(DomId(5), DomId(6))])
+            .unwrap();
+        let held = HELD.get();
+        let grafted = asks(|| {
+            let domains = [(DomId(5), DomId(7))];
+            server.graft("/clone", &template, &domains).unwrap();
+        });
+        (begun, grafted, HELD.get() - held)
+    };
+    let (small, large) = (costs(100), costs(100_000));
+    println!("begin, graft, bytes: {small:?} of 100 nodes, {large:?} of 100,000");
+    assert_eq!(small.0, large.0, "to begin a transaction");
+    assert_eq!(small.1, large.1, "to graft a subtree");
+    assert!(large.2 < 2000, "{} bytes for a clone", large.2);
+}
+
 #[test]
 #[ignore = "a measurement, for --release"]
 fn lookups_and_edits_in_a_full_store() {
@@ -258,6 +316,17 @@ fn lookups_and_edits_in_a_full_store() {
                 .unwrap();
         },
     );
+    let subtree = server.capture("/local/domain/1000").unwrap();
+    time("graft of a guest", 1000, &mut |number| {
+        let to = [(DomId(1000), DomId(u16::try_from(number + 2000).unwrap()))];
+        let path = format!("/local/domain/{}", number + 2000);
+        server.graft(&path, &subtree, &to).unwrap();
+    });
+    time("release of a grafted domain", 1000, &mut |number| {
+        server
+            .release(DomId(u16::try_from(number + 2000).unwrap()))
+            .unwrap();
+    });
     time("release of a domain", 900, &mut |number| {
         server
             .release(DomId(u16::try_from(number + 1).unwrap()))

@@ -5,6 +5,7 @@
 //! [`Server::take_event`]. Whoever owns a server decides how bytes travel and when it runs; see
 //! [`transport`](crate::transport) and [`Shared`](crate::Shared).
 
+mod clone;
 mod conn_map;
 mod connection;
 mod control;
@@ -35,6 +36,7 @@ use outbox::Outbox;
 use requests::Reply;
 use watches::WatchIndex;
 
+pub use crate::store::Subtree;
 pub use connection::ConnKind;
 pub use features::FEATURES;
 pub use host::{HostCommand, Ticket};

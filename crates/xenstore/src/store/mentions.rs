@@ -1,6 +1,5 @@
 //! Who is mentioned below a node, roughly; and the renaming of those who are.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use cantle_abi::DomId;
@@ -48,7 +47,6 @@ pub(crate) struct Renaming(Box<[(DomId, DomId)]>);
 
 impl Renaming {
     /// `to` is asked once for each of the domains that are mentioned; `None` where all stay themselves.
-    #[cfg(test)]
     pub(crate) fn new(
         mentioned: impl IntoIterator<Item = DomId>,
         to: impl Fn(DomId) -> DomId,
@@ -97,16 +95,5 @@ impl Renaming {
     pub(crate) fn mentions(&self, before: Mentions) -> Mentions {
         let there = self.0.iter().filter(|(from, _)| before.may_contain(*from));
         Mentions(there.fold(0, |bits, (_, to)| bits | Mentions::bit(*to)))
-    }
-}
-
-/// Permissions as they are under a renaming, if there is one.
-pub(crate) fn renamed<'p>(
-    perms: &'p Arc<Perms>,
-    renaming: Option<&Arc<Renaming>>,
-) -> Cow<'p, Arc<Perms>> {
-    match renaming {
-        None => Cow::Borrowed(perms),
-        Some(renaming) => Cow::Owned(renaming.perms(perms)),
     }
 }

@@ -4,6 +4,7 @@
 //! [`View::edit`], which checks everything before it touches anything: an edit that fails has changed nothing.
 
 mod account;
+mod clone;
 mod death;
 mod dir;
 mod edit;
@@ -17,6 +18,8 @@ use std::sync::Arc;
 use cantle_abi::{DomId, Errno};
 
 pub(crate) use account::{Accounts, Usage};
+pub(crate) use clone::Captures;
+pub use clone::Subtree;
 pub(crate) use dir::Children;
 pub(crate) use edit::{Change, Edit, View};
 pub(crate) use node::{Found, Kept, Node, NodeRef, Tree, descend, nodes};
@@ -74,6 +77,7 @@ impl Actor {
 pub(crate) struct Store {
     pub(crate) tree: Tree,
     book: Book,
+    captures: Captures,
 }
 
 /// What is kept beside the tree, and what is counted.
@@ -92,6 +96,7 @@ impl Store {
         let mut store = Self {
             tree: Tree::new(Node::new(Arc::clone(&perms), 0)),
             book: Book::default(),
+            captures: Captures::default(),
         };
         for path in ["/tool/xenstored", "/local/domain"] {
             store.tree.create(path, &perms, 0);
@@ -183,6 +188,7 @@ impl Store {
     /// A domain is no more: nothing in the store speaks of it any longer, so that the next domain of its number
     /// inherits nothing. See [`death::scrub`].
     pub(crate) fn forget(&mut self, dead: DomId) -> Vec<Change> {
+        self.captures.forget(dead);
         self.book.generation += 1;
         let mut delta = Accounts::default();
         let changes = death::scrub(&mut self.tree, dead, self.book.generation, &mut delta);

@@ -1,11 +1,11 @@
 //! Nodes, and the tree of them: immutable where it is shared, changed in place where it is not.
 
-use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use cantle_abi::DomId;
 
-use super::mentions::{Mentions, Renaming, renamed};
+use super::mentions::{Mentions, Renaming};
 use super::{Accounts, Children, Usage};
 use crate::Perms;
 use crate::path::components;
@@ -65,17 +65,18 @@ impl Drop for Node {
 #[derive(Clone, Debug)]
 pub(crate) struct NodeRef<'t> {
     node: &'t Arc<Node>,
-    perms: Cow<'t, Arc<Perms>>,
     /// What the subtree's permissions are to be read under.
     renaming: Option<Arc<Renaming>>,
+    /// The node's own under it, once somebody has asked.
+    renamed: OnceCell<Arc<Perms>>,
 }
 
 impl<'t> NodeRef<'t> {
     pub(super) fn new(node: &'t Arc<Node>, renaming: Option<Arc<Renaming>>) -> Self {
         Self {
             node,
-            perms: renamed(&node.perms, renaming.as_ref()),
             renaming,
+            renamed: OnceCell::new(),
         }
     }
 
@@ -84,7 +85,13 @@ impl<'t> NodeRef<'t> {
     }
 
     pub(crate) fn perms(&self) -> &Arc<Perms> {
-        &self.perms
+        match &self.renaming {
+            None => &self.node.perms,
+            Some(renaming) => {
+                let perms = || renaming.perms(&self.node.perms);
+                self.renamed.get_or_init(perms)
+            }
+        }
     }
 
     /// Grows with each change of the node or of its list of children. A clone's nodes have those of the original until
@@ -130,7 +137,7 @@ impl<'t> NodeRef<'t> {
     pub(crate) fn is(&self, other: &Self) -> bool {
         let same_view = match (&self.renaming, &other.renaming) {
             (None, None) => true,
-            (Some(this), Some(other)) => Arc::ptr_eq(this, other),
+            (Some(this), Some(other)) => Arc::ptr_eq(this, other) || this == other,
             _ => false,
         };
         same_view && Arc::ptr_eq(self.node, other.node)
@@ -139,6 +146,14 @@ impl<'t> NodeRef<'t> {
     /// Whether both have children of the same names.
     pub(crate) fn same_names(&self, other: &Self) -> bool {
         self.node.children.same_names(&other.node.children)
+    }
+
+    /// A node of its own like this one; what is below is shared.
+    pub(super) fn detached(&self) -> Node {
+        match &self.renaming {
+            None => Node::clone(self.node),
+            Some(renaming) => self.node.under(renaming),
+        }
     }
 
     /// The same, to be kept while the tree goes on.
@@ -260,6 +275,15 @@ impl Tree {
             node = node.children.get_mut(name, mentions)?;
         }
         Some(node)
+    }
+
+    /// Puts a node, with all that is below it, where there is none in a directory that there is.
+    pub(super) fn insert(&mut self, path: &str, node: Node) -> Option<()> {
+        let (parent, name) = path.rsplit_once('/')?;
+        let parent = self.get_mut(parent, node.mentions())?;
+        parent.generation = node.generation;
+        parent.children.insert(name, node);
+        Some(())
     }
 
     /// Takes a node and its subtree out; returns it.
