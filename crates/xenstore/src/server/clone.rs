@@ -59,7 +59,7 @@ impl Server {
         let change = self.quotas.ask(HOST, path, |allowance| {
             self.store.graft(path, subtree, to, allowance)
         })?;
-        self.fire(&change);
+        self.fire(&[change]);
         Ok(())
     }
 }

@@ -187,6 +187,7 @@ impl Store {
             after: Some(perms),
             parent: Some(inherited),
             removed: None,
+            made: missing,
         })
     }
 

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::quota::Quotas;
-use crate::store::{Actor, Edit, Transaction, walk};
+use crate::store::{Actor, Edit, Transaction};
 use crate::{Access, Limits, Perms};
 
 const DOM0: Actor = Actor {
@@ -280,7 +280,7 @@ impl World {
     /// What a directory says to be mentioned below it is not less than what is.
     fn mentions_cover(&self) -> Result<(), TestCaseError> {
         for (top, node) in walk(self.store.tree.root(), "") {
-            for (path, below) in walk(node.clone(), &top).skip(1) {
+            for (path, below) in walk(node.clone(), &top).into_iter().skip(1) {
                 let mut domains = mentioned(below.perms());
                 let covered = domains.all(|domain| node.mentions_below().may_contain(domain));
                 prop_assert!(covered, "{} is not covered by {}", path, top);
@@ -290,8 +290,21 @@ impl World {
     }
 }
 
+/// A node and all below it, with their paths.
+fn walk<'a>(top: NodeRef<'a>, path: &str) -> Vec<(String, NodeRef<'a>)> {
+    let mut all = vec![(path.to_owned(), top)];
+    let mut at = 0;
+    while let Some((path, node)) = all.get(at).cloned() {
+        let below = node.children();
+        all.extend(below.map(|(name, child)| (format!("{path}/{name}"), child)));
+        at += 1;
+    }
+    all
+}
+
 fn seen(store: &Store) -> Map {
     walk(store.tree.root(), "")
+        .into_iter()
         .map(|(path, node)| (path, (node.value().to_vec(), Perms::clone(node.perms()))))
         .collect()
 }
@@ -308,6 +321,7 @@ proptest! {
         // What was captured is as it was, whatever became of the original.
         for (subtree, copy, _) in &world.copies {
             let now: Map = walk(subtree.0.top.seen(), "")
+                .into_iter()
                 .map(|(path, node)| (path, (node.value().to_vec(), Perms::clone(node.perms()))))
                 .collect();
             prop_assert_eq!(&now, copy);
