@@ -45,23 +45,22 @@ impl MutEventSubscriber for StoreRing {
             WAKE => drop(self.wake.read()),
             _ => drop(self.channel.take()),
         }
-        if self.broken {
-            return;
-        }
         let channel = &self.channel;
         match self.ring.pump(|| {
             // A guest that closed its end looks when it opens it again.
             let _ = channel.notify();
         }) {
-            Pumped::Idle => {}
+            Pumped::Idle => self.broken = false,
             // The rest of the work waits for its turn among the loop's other events.
             Pumped::More => drop(self.wake.write(1)),
+            // It may ask for a new connection, and is served again then.
             Pumped::Broken(fault) => {
-                tracing::warn!(
-                    ?fault,
-                    "the guest broke its xenstore ring; it is no longer served"
-                );
-                self.broken = true;
+                if !core::mem::replace(&mut self.broken, true) {
+                    tracing::warn!(
+                        ?fault,
+                        "the guest broke its xenstore ring; it is no longer served"
+                    );
+                }
             }
         }
     }

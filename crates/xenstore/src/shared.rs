@@ -111,6 +111,14 @@ impl Shared {
         self.lock().wakers.insert(conn, waker);
     }
 
+    /// A connection took another's place, and its waker.
+    pub(crate) fn move_waker(&self, old: ConnId, new: ConnId) {
+        let wakers = &mut self.lock().wakers;
+        if let Some(waker) = wakers.remove(&old) {
+            wakers.insert(new, waker);
+        }
+    }
+
     /// Ends a connection; its waker is called no more once this has returned, but for calls that have begun.
     pub fn disconnect(&self, conn: ConnId) {
         self.with(|server| server.disconnect(conn));

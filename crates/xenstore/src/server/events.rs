@@ -22,6 +22,8 @@ struct Sink<'a> {
     ready: &'a mut Vec<ConnId>,
     quotas: &'a mut Quotas,
     store: &'a Store,
+    /// See [`Fed::work`](super::Fed::work): an event is as much work as a small request.
+    work: &'a mut u64,
     /// The watches and paths that have been told, where several changes happen at once: nobody can see what was between.
     told: Option<HashSet<(u64, Arc<str>)>>,
 }
@@ -40,6 +42,7 @@ impl Sink<'_> {
         {
             return;
         }
+        *self.work = self.work.saturating_add(1);
         let room = event_room(self.quotas, self.store, connection);
         if connection.outbox.event(watch, path, room) {
             settle(self.quotas, connection);
@@ -54,6 +57,9 @@ impl Server {
     /// Queues the events of changes that happen at once: the edits of a transaction, or a domain's end. Each watch is told of a path
     /// once.
     pub(super) fn fire(&mut self, changes: &[Change]) {
+        let steps: u64 = changes.iter().map(|change| u64::from(change.steps)).sum();
+        let others = changes.len().saturating_sub(1) as u64;
+        self.work = self.work.saturating_add(others).saturating_add(steps);
         if self.watches.is_empty() {
             return;
         }
@@ -62,6 +68,7 @@ impl Server {
             ready: &mut self.ready,
             quotas: &mut self.quotas,
             store: &self.store,
+            work: &mut self.work,
             told: (changes.len() > 1).then(HashSet::new),
         };
         for change in changes {
@@ -80,6 +87,7 @@ impl Server {
             ready: &mut self.ready,
             quotas: &mut self.quotas,
             store: &self.store,
+            work: &mut self.work,
             told: None,
         };
         let may = |actor: Actor| actor.may_read(&perms);
@@ -103,6 +111,7 @@ impl Server {
             ready: &mut self.ready,
             quotas: &mut self.quotas,
             store: &self.store,
+            work: &mut self.work,
             told: None,
         };
         sink.send(watch, &watch.path, |_| true);

@@ -2,7 +2,7 @@
 
 use cantle_abi::io::xs_wire::{
     XENSTORE_SERVER_FEATURE_DOMID_ANY, XENSTORE_SERVER_FEATURE_ERROR,
-    XENSTORE_SERVER_FEATURE_WATCHDEPTH,
+    XENSTORE_SERVER_FEATURE_RECONNECTION, XENSTORE_SERVER_FEATURE_WATCHDEPTH,
 };
 use cantle_abi::{DomId, Errno};
 
@@ -10,7 +10,8 @@ use super::Server;
 
 /// All features that this server has (`XENSTORE_SERVER_FEATURE_*`), and what a domain is offered unless the toolstack says
 /// otherwise.
-pub const FEATURES: u32 = XENSTORE_SERVER_FEATURE_ERROR
+pub const FEATURES: u32 = XENSTORE_SERVER_FEATURE_RECONNECTION
+    | XENSTORE_SERVER_FEATURE_ERROR
     | XENSTORE_SERVER_FEATURE_WATCHDEPTH
     | XENSTORE_SERVER_FEATURE_DOMID_ANY;
 

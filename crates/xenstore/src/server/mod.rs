@@ -5,6 +5,7 @@
 //! [`Server::take_event`]. Whoever owns a server decides how bytes travel and when it runs; see
 //! [`transport`](crate::transport) and [`Shared`](crate::Shared).
 
+mod bytes;
 mod clone;
 mod conn_map;
 mod connection;
@@ -29,6 +30,7 @@ use crate::limits::Limits;
 use crate::quota::Quotas;
 use crate::store::{Actor, Store};
 use crate::wire::{self, Message, TooLong};
+pub use bytes::Fed;
 pub(crate) use conn_map::ConnMap;
 use connection::Connection;
 use domains::{Domain, SpecialPerms};
@@ -104,6 +106,8 @@ pub struct Server {
     actions: VecDeque<Action>,
     next_conn: u64,
     next_watch: u64,
+    /// Units of work done, ever: see [`Fed::work`].
+    work: u64,
 }
 
 impl Default for Server {
@@ -134,6 +138,7 @@ impl Server {
             actions: VecDeque::new(),
             next_conn: 1,
             next_watch: 1,
+            work: 0,
         }
     }
 
@@ -218,54 +223,6 @@ impl Server {
         self.connections.contains_key(&conn)
     }
 
-    /// Takes bytes from a connection and handles the messages that they complete. Returns how many bytes were taken:
-    /// fewer than all only where the client leaves too much unread ([`Quota::Outstanding`](crate::Quota::Outstanding)); the rest is to be fed again when it has read some.
-    ///
-    /// # Errors
-    ///
-    /// [`Closed`]: a message too long to be one ends the connection, and only this one.
-    pub fn feed(&mut self, conn: ConnId, bytes: &[u8]) -> Result<usize, Closed> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            if self.must_wait(conn) {
-                break;
-            }
-            let connection = self.connections.get_mut(&conn).ok_or(Closed::Unknown)?;
-            if connection.partial.is_empty() {
-                match Message::parse(rest) {
-                    Ok(Some((message, after))) => {
-                        self.handle(conn, &message);
-                        rest = after;
-                    }
-                    Ok(None) => {
-                        connection.partial.extend_from_slice(rest);
-                        rest = &[];
-                    }
-                    Err(error) => return Err(self.close_for(conn, error)),
-                }
-                continue;
-            }
-            rest = match connection.complete(rest) {
-                Ok(rest) => rest,
-                Err(error) => return Err(self.close_for(conn, error)),
-            };
-            // Taken out for as long as it is handled, then put back for its memory.
-            let mut whole = core::mem::take(&mut connection.partial);
-            match Message::parse(&whole) {
-                Ok(Some((message, _))) => {
-                    self.handle(conn, &message);
-                    whole.clear();
-                }
-                Ok(None) => {}
-                Err(error) => return Err(self.close_for(conn, error)),
-            }
-            if let Some(connection) = self.connections.get_mut(&conn) {
-                connection.partial = whole;
-            }
-        }
-        Ok(bytes.len() - rest.len())
-    }
-
     /// The bytes to be sent next on a connection, at least `wanted` where so many wait; empty for one that does not exist.
     pub fn output(&mut self, conn: ConnId, wanted: usize) -> &[u8] {
         let Some(connection) = self.connections.get_mut(&conn) else {
@@ -340,6 +297,7 @@ impl Server {
     }
 
     fn handle(&mut self, conn: ConnId, message: &Message<'_>) {
+        self.work = self.work.saturating_add(1);
         let header = &message.header;
         let result = match self.execute(conn, header.kind, TxId(header.tx_id), message.payload) {
             Ok(Reply::Later(command)) => {
@@ -398,13 +356,5 @@ impl Server {
         {
             self.ready.push(conn);
         }
-    }
-
-    fn close_for(&mut self, conn: ConnId, error: TooLong) -> Closed {
-        if let Some(connection) = self.connections.get(&conn) {
-            tracing::warn!(domid = %connection.actor.domid, %error, "connection closed");
-        }
-        self.disconnect(conn);
-        Closed::Protocol(error)
     }
 }

@@ -164,6 +164,8 @@ pub(super) fn scrub(
             parent,
             removed: Some(removed),
             made: 0,
+            // It is the host's request, and nobody's turn.
+            steps: 0,
         });
     }
     for path in &work.struck {

@@ -39,6 +39,8 @@ pub(crate) struct Change {
     pub(crate) removed: Option<Kept>,
     /// How many nodes the change made: the last so many names of the path.
     pub(crate) made: usize,
+    /// Nodes that were visited for it beside the one, which makes it more work than another.
+    pub(crate) steps: u32,
 }
 
 /// A tree that is being changed, with what the changes cost whom.
@@ -95,6 +97,7 @@ impl View<'_> {
             parent: None,
             removed: None,
             made: 0,
+            steps: 0,
         })
     }
 
@@ -149,6 +152,7 @@ impl View<'_> {
             after: Some(perms),
             removed: None,
             made: missing,
+            steps: 0,
         })
     }
 
@@ -175,7 +179,9 @@ impl View<'_> {
         let generation = self.next_generation();
         let removed = self.tree.remove(path, generation).ok_or(Errno::EIO)?;
         let name = path.rsplit('/').next().unwrap_or_default();
+        let mut steps = 0_u32;
         for (name, node) in nodes(name, removed.seen()) {
+            steps = steps.saturating_add(1);
             let (owner, cost) = node.cost(name);
             self.delta.add(owner, cost.negated());
         }
@@ -186,6 +192,7 @@ impl View<'_> {
             parent,
             removed: Some(removed),
             made: 0,
+            steps,
         }))
     }
 
@@ -225,6 +232,7 @@ impl View<'_> {
             parent: None,
             removed: None,
             made: 0,
+            steps: 0,
         })
     }
 

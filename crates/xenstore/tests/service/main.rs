@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod clients;
+mod fair;
 mod hand_over;
 mod hook;
 mod listen;
 mod raw;
+mod rings;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
-use super::end::Peer;
+use super::peer::Peer;
 
 /// How many are let in before others have a turn.
 const ACCEPTS: usize = 64;

@@ -4,10 +4,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 
 use super::Service;
 use super::end::{End, Got};
 use super::slots::{Key, Slot, Slots};
+use super::turn::{Found, Turn};
 use crate::server::{ConnId, ConnMap, Server};
 
 /// The most bytes that are read in one turn.
@@ -16,18 +18,12 @@ const READ_MAX: usize = 16 * 1024;
 const INPUT_MAX: usize = 256 * 1024;
 /// The most turns in one batch.
 const TURNS_MAX: usize = 64;
+/// The work that a turn allows; a request is one unit at least. What a request does beyond it is a debt that costs turns.
+pub(super) const QUANTUM: u32 = 64;
 /// How many bytes of output are taken for a connection at a time, or one message more.
 const OUTPUT_MAX: usize = 64 * 1024;
 /// How many bytes of output are taken in one batch, or one connection's more.
 const OUTPUTS_MAX: usize = 1024 * 1024;
-
-/// One connection's turn.
-#[derive(Debug)]
-struct Turn {
-    key: Key,
-    /// What was read, in the batch's input.
-    input: Range<usize>,
-}
 
 /// What a batch needs; its memory is used again and again.
 #[derive(Debug)]
@@ -39,6 +35,8 @@ pub(super) struct Batch {
     outputs: Vec<(Key, Range<usize>)>,
     /// Those who are to be looked at for output.
     waiting: Vec<Key>,
+    /// Connections that took the place of others.
+    renewed: Vec<(ConnId, ConnId, Key)>,
     pub(super) closing: Vec<Key>,
 }
 
@@ -50,6 +48,7 @@ impl Batch {
             output: Vec::new(),
             outputs: Vec::new(),
             waiting: Vec::new(),
+            renewed: Vec::new(),
             closing: Vec::new(),
         }
     }
@@ -104,55 +103,77 @@ impl Service {
                 continue;
             };
             slot.queued = false;
-            if !slot.unsent.is_empty() && !flush(&self.epoll, slot, key, &mut self.batch.closing) {
+            let reset = slot.end.as_ring().is_some_and(|ring| ring.wants_reset());
+            if !reset
+                && !slot.unsent.is_empty()
+                && !flush(&self.epoll, slot, key, &mut self.batch.closing)
+            {
                 continue;
             }
-            let mut len = 0;
-            if slot.held.is_empty() && slot.readable && !slot.ended {
-                let buffer = self.batch.input.get_mut(at..at + READ_MAX);
-                len = read(slot, buffer.unwrap_or_default());
+            slot.debt = slot.debt.saturating_sub(QUANTUM);
+            if slot.debt > 0 && !self.queue.is_empty() {
+                enqueue(&mut self.queue, slot, key);
+                continue;
             }
-            let input = at..at + len;
-            at += len;
-            self.batch.turns.push(Turn { key, input });
+            let mut found = Found::Input(at..at);
+            if reset || (slot.held.is_empty() && slot.readable && !slot.ended) {
+                let buffer = self.batch.input.get_mut(at..at + READ_MAX);
+                found = read(slot, at, buffer.unwrap_or_default());
+            }
+            if let Found::Input(range) = &found {
+                at = range.end;
+            }
+            self.batch.turns.push(Turn { key, found });
         }
     }
 
     /// Sends what was taken.
     fn send(&mut self) {
+        for (old, new, key) in self.batch.renewed.drain(..) {
+            self.by_conn.remove(&old);
+            self.by_conn.insert(new, key);
+            self.store.move_waker(old, new);
+        }
         let batch = &mut self.batch;
-        for (key, range) in batch.outputs.drain(..) {
-            let bytes = batch.output.get(range).unwrap_or_default();
+        for (key, range) in &batch.outputs {
+            let bytes = batch.output.get(range.clone()).unwrap_or_default();
+            let Some(slot) = self.slots.get_mut(*key) else {
+                continue;
+            };
+            if bytes.is_empty() {
+                continue;
+            }
+            match slot.end.write(bytes) {
+                Ok(sent) if sent == bytes.len() => {}
+                Ok(sent) => {
+                    let rest = bytes.get(sent..).unwrap_or_default();
+                    slot.unsent.extend_from_slice(rest);
+                    flush(&self.epoll, slot, *key, &mut batch.closing);
+                }
+                Err(_) => batch.closing.push(*key),
+            }
+        }
+    }
+
+    /// Signals the guests, ends what has ended, and queues what has more to do.
+    fn finish(&mut self) {
+        let batch = &mut self.batch;
+        let served = batch.turns.iter().map(|turn| turn.key);
+        for key in served.chain(batch.outputs.iter().map(|(key, _)| *key)) {
             let Some(slot) = self.slots.get_mut(key) else {
                 continue;
             };
-            let End::Socket(socket) = &slot.end;
-            match socket.send(bytes) {
-                Ok(sent) if sent == bytes.len() => {}
-                Ok(sent) => {
-                    slot.unsent
-                        .extend_from_slice(bytes.get(sent..).unwrap_or_default());
-                    flush(&self.epoll, slot, key, &mut batch.closing);
-                }
-                Err(_) => batch.closing.push(key),
+            if let Some(ring) = slot.end.as_ring() {
+                ring.notify();
             }
-        }
-        batch.output.clear();
-    }
-
-    /// Ends what has ended, and queues what has more to do.
-    fn finish(&mut self) {
-        let batch = &mut self.batch;
-        for turn in &batch.turns {
-            let Some(slot) = self.slots.get_mut(turn.key) else {
-                continue;
-            };
             if slot.is_over() {
-                batch.closing.push(turn.key);
+                batch.closing.push(key);
             } else if slot.is_busy() {
-                enqueue(&mut self.queue, slot, turn.key);
+                enqueue(&mut self.queue, slot, key);
             }
         }
+        batch.outputs.clear();
+        batch.output.clear();
         if !batch.closing.is_empty() {
             self.close_all();
         }
@@ -162,27 +183,16 @@ impl Service {
 impl Batch {
     /// Gives the server what was read.
     fn feed(&mut self, server: &mut Server, slots: &mut Slots) {
-        for turn in &self.turns {
+        for turn in &mut self.turns {
             let Some(slot) = slots.get_mut(turn.key) else {
                 continue;
             };
-            let fed = if slot.held.is_empty() {
-                let bytes = self.input.get(turn.input.clone()).unwrap_or_default();
-                server.feed(slot.conn, bytes).map(|taken| {
-                    slot.held
-                        .extend_from_slice(bytes.get(taken..).unwrap_or_default());
-                })
-            } else {
-                server.feed(slot.conn, &slot.held).map(|taken| {
-                    slot.held.drain(..taken);
-                    if slot.held.is_empty() {
-                        slot.held = Vec::new();
-                    }
-                })
-            };
-            if let Err(closed) = fed {
-                tracing::info!(conn = ?slot.conn, %closed, "xenstore client closed");
+            let old = slot.conn;
+            if !turn.feed(server, slot, &self.input) {
                 self.closing.push(turn.key);
+            }
+            if slot.conn != old {
+                self.renewed.push((old, slot.conn, turn.key));
             }
         }
     }
@@ -225,45 +235,49 @@ impl Batch {
                 enqueue(queue, slot, *key);
                 continue;
             }
-            let start = self.output.len();
             let bytes = server.output(slot.conn, OUTPUT_MAX);
-            let len = bytes.len();
-            self.output.extend_from_slice(bytes);
+            let len = match &mut slot.end {
+                End::Socket(_) => {
+                    let start = self.output.len();
+                    self.output.extend_from_slice(bytes);
+                    self.outputs.push((*key, start..start + bytes.len()));
+                    bytes.len()
+                }
+                // A page takes no system call, and what it has no room for stays with the server.
+                End::Ring(ring) => {
+                    let written = ring.write(bytes);
+                    slot.full = written < bytes.len();
+                    self.outputs.push((*key, 0..0));
+                    written
+                }
+            };
             server.consume_output(slot.conn, len);
             slot.more_output = server.has_output(slot.conn);
-            if slot.more_output {
-                enqueue(queue, slot, *key);
-            }
-            if len > 0 {
-                self.outputs.push((*key, start..start + len));
-            }
         }
     }
 }
 
-/// Reads once; how many bytes.
-fn read(slot: &mut Slot, buffer: &mut [u8]) -> usize {
-    let End::Socket(socket) = &slot.end;
-    match socket.read(buffer) {
-        Ok(Got::Bytes(len, more)) => {
+/// Reads once.
+fn read(slot: &mut Slot, at: usize, buffer: &mut [u8]) -> Found {
+    slot.readable = false;
+    match slot.end.read(buffer) {
+        Got::Bytes(len, more) => {
             slot.readable = more;
-            len
+            return Found::Input(at..at + len);
         }
-        // An error of a stream socket is its end: nothing comes after a reset.
-        Ok(Got::End) | Err(_) => {
-            slot.readable = false;
-            slot.ended = true;
-            0
-        }
+        Got::End => slot.ended = true,
+        Got::Reset => return Found::Reset,
+        Got::Broken(fault) => return Found::Broken(fault),
     }
+    Found::Input(at..at)
 }
 
 /// Sends what waits; whether all of it went.
-fn flush(epoll: &std::os::fd::OwnedFd, slot: &mut Slot, key: Key, closing: &mut Vec<Key>) -> bool {
-    let End::Socket(socket) = &mut slot.end;
-    let result = socket.send(&slot.unsent).and_then(|sent| {
+fn flush(epoll: &OwnedFd, slot: &mut Slot, key: Key, closing: &mut Vec<Key>) -> bool {
+    let result = slot.end.write(&slot.unsent).and_then(|sent| {
         slot.unsent.drain(..sent);
-        socket.await_room(epoll, key, !slot.unsent.is_empty())
+        let lacking = !slot.unsent.is_empty();
+        slot.end.await_room(epoll, key, lacking)
     });
     if result.is_err() {
         closing.push(key);

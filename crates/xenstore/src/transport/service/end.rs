@@ -1,39 +1,77 @@
 //! The service's end of a connection.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
 
+use super::ring::RingEnd;
 use super::slots::Key;
+use super::socket::SocketEnd;
+use crate::transport::ring::RingFault;
 
-/// Who is at the other end of a socket, as the kernel knows it: at the time of its `connect`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// The process.
-    pub pid: i32,
-    /// Its user.
-    pub uid: u32,
-    /// Its group.
-    pub gid: u32,
-}
-
-impl Peer {
-    pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
-        let found = rustix::net::sockopt::socket_peercred(socket)?;
-        Ok(Self {
-            pid: found.pid.as_raw_nonzero().get(),
-            uid: found.uid.as_raw(),
-            gid: found.gid.as_raw(),
-        })
-    }
-}
+/// What is always asked for: to be told once of everything that comes. Room for output is asked for only while it lacks,
+/// since else each reply that is read would wake us.
+pub(super) const INPUT: EventFlags = EventFlags::IN
+    .union(EventFlags::RDHUP)
+    .union(EventFlags::ET);
 
 #[derive(Debug)]
 pub(super) enum End {
     Socket(SocketEnd),
+    Ring(RingEnd),
+}
+
+impl End {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Socket(socket) => socket.fd(),
+            Self::Ring(ring) => ring.fd(),
+        }
+    }
+
+    pub(super) fn register(&self, epoll: &OwnedFd, key: Key) -> io::Result<()> {
+        let data = EventData::new_u64(key.to_u64());
+        Ok(epoll::add(epoll, self.fd(), data, INPUT)?)
+    }
+
+    /// Takes some of what the other side has sent, by one call.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Got {
+        match self {
+            // An error of a stream socket is its end: nothing comes after a reset.
+            Self::Socket(socket) => socket.read(buffer).unwrap_or(Got::End),
+            Self::Ring(ring) => ring.read(buffer),
+        }
+    }
+
+    /// Gives the other side as much as it has room for; whether it is told when there is room is seen to by
+    /// [`await_room`](Self::await_room). An error is the end of the connection.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Socket(socket) => socket.send(bytes),
+            Self::Ring(ring) => Ok(ring.write(bytes)),
+        }
+    }
+
+    /// Asks to be told when there is room, or no longer. A guest tells of itself.
+    pub(super) fn await_room(
+        &mut self,
+        epoll: &OwnedFd,
+        key: Key,
+        lacking: bool,
+    ) -> io::Result<()> {
+        match self {
+            Self::Socket(socket) => socket.await_room(epoll, key, lacking),
+            Self::Ring(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn as_ring(&mut self) -> Option<&mut RingEnd> {
+        match self {
+            Self::Socket(_) => None,
+            Self::Ring(ring) => Some(ring),
+        }
+    }
 }
 
 /// What one reading found.
@@ -43,91 +81,8 @@ pub(super) enum Got {
     Bytes(usize, bool),
     /// The other side sends no more.
     End,
-}
-
-/// A connected stream socket, which never blocks.
-#[derive(Debug)]
-pub(super) struct SocketEnd {
-    socket: OwnedFd,
-    pub(super) peer: Peer,
-    /// The kernel is asked to tell when there is room again.
-    awaits_room: bool,
-    /// The other side has closed: an end will be read sooner or later, and no further event comes before it.
-    hung_up: bool,
-}
-
-/// What is always asked for: to be told once of everything that comes. Room for output is asked for only while it lacks,
-/// since else each reply that is read would wake us.
-const INPUT: EventFlags = EventFlags::IN
-    .union(EventFlags::RDHUP)
-    .union(EventFlags::ET);
-
-impl SocketEnd {
-    pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
-        let peer = Peer::of(socket.as_fd())?;
-        Ok(Self {
-            socket,
-            peer,
-            awaits_room: false,
-            hung_up: false,
-        })
-    }
-
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-
-    pub(super) fn register(&self, epoll: &OwnedFd, key: Key) -> io::Result<()> {
-        let data = EventData::new_u64(key.to_u64());
-        Ok(epoll::add(epoll, &self.socket, data, INPUT)?)
-    }
-
-    pub(super) fn hung_up(&mut self) {
-        self.hung_up = true;
-    }
-
-    /// Reads once. A short reading means that there is no more: the next byte is an event.
-    pub(super) fn read(&self, buffer: &mut [u8]) -> io::Result<Got> {
-        let room = buffer.len();
-        match rustix::net::recv(&self.socket, buffer, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => Ok(Got::End),
-            Ok((len, _)) => Ok(Got::Bytes(len, len == room || self.hung_up)),
-            Err(Errno::AGAIN) => Ok(Got::Bytes(0, false)),
-            Err(Errno::INTR) => Ok(Got::Bytes(0, true)),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
-    /// Sends as much as there is room for.
-    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        match rustix::net::send(
-            &self.socket,
-            bytes,
-            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-        ) {
-            Ok(len) => Ok(len),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
-    /// Asks to be told when there is room for output, or no longer.
-    pub(super) fn await_room(
-        &mut self,
-        epoll: &OwnedFd,
-        key: Key,
-        lacking: bool,
-    ) -> io::Result<()> {
-        if self.awaits_room != lacking {
-            self.awaits_room = lacking;
-            let flags = if lacking {
-                INPUT | EventFlags::OUT
-            } else {
-                INPUT
-            };
-            let data = EventData::new_u64(key.to_u64());
-            epoll::modify(epoll, &self.socket, data, flags)?;
-        }
-        Ok(())
-    }
+    /// A guest wants a new connection.
+    Reset,
+    /// A guest broke its ring.
+    Broken(RingFault),
 }

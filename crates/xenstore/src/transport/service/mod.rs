@@ -12,7 +12,11 @@ mod accept;
 mod batch;
 mod end;
 mod inbox;
+mod peer;
+mod ring;
 mod slots;
+mod socket;
+mod turn;
 mod watched;
 
 use std::collections::VecDeque;
@@ -24,20 +28,24 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cantle_abi::DomId;
+use cantle_abi::{DomId, SharedMemory};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
 use crate::server::{Action, ConnId, ConnKind, ConnMap, Server};
 use crate::shared::Shared;
+use crate::transport::ring::{Ring, RingFault};
 use accept::Listener;
 use batch::Batch;
-use end::{End, SocketEnd};
+use end::End;
 use inbox::Inbox;
+use ring::RingEnd;
 use slots::{Key, Slot, Slots};
+use socket::SocketEnd;
 
 pub use accept::Admit;
-pub use end::Peer;
+pub use peer::Peer;
+pub use ring::RingChannel;
 
 /// What is called after a batch was handled and before anything of it leaves: see [`Service::set_before_output`].
 pub type BeforeOutput = Box<dyn FnMut(&mut Server) -> io::Result<()> + Send>;
@@ -93,6 +101,19 @@ pub enum Served<'a> {
         held: &'a [u8],
         /// Bytes that the server has given and that were not sent.
         unsent: &'a [u8],
+    },
+    /// A guest at its ring. The page's indices are all else that there is to know; see [`Ring::adopt`].
+    Ring {
+        /// The server's name for it.
+        conn: ConnId,
+        /// The guest.
+        domid: DomId,
+        /// Bytes that were taken out of the page and that the server has not taken.
+        held: &'a [u8],
+        /// Bytes that the server has given and that the page has no room for.
+        unsent: &'a [u8],
+        /// Why the guest is not served until it asks for a new connection.
+        fault: Option<RingFault>,
     },
 }
 
@@ -183,6 +204,38 @@ impl Service {
         self.place(slot)
     }
 
+    /// Serves a guest's ring, which was connected or adopted with this service's store; `unsent` is what had no room in it
+    /// before a live update. It is looked at at once, in case that the guest has signalled already.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says about the channel's descriptor. The connection has ended then.
+    pub fn add_ring<M: SharedMemory + Send + 'static>(
+        &mut self,
+        ring: Ring<M>,
+        unsent: Vec<u8>,
+        channel: RingChannel,
+    ) -> io::Result<ConnId> {
+        let mut parts = ring.into_parts();
+        let conn = parts.conn;
+        let held = core::mem::take(&mut parts.held);
+        let mut slot = Slot::new(conn, End::Ring(RingEnd::new(parts, channel)));
+        slot.held = held;
+        slot.unsent = unsent;
+        self.place(slot)
+            .inspect_err(|_| self.store.disconnect(conn))?;
+        Ok(conn)
+    }
+
+    /// Serves a guest's ring no longer, and drops its page and its channel; whether there was one. The server has forgotten
+    /// the domain, or is made to forget its connection.
+    pub fn remove_ring(&mut self, domid: DomId) -> bool {
+        let found = self.slots.find_ring(domid);
+        self.batch.closing.extend(&found);
+        self.close_all();
+        !found.is_empty()
+    }
+
     /// Sets what is called after each batch of requests was handled, and before any reply to them, any event and anything
     /// else that the store has for its clients leaves: it is where what they did is written down. The store is locked
     /// meanwhile, so that nothing happens between it and the output.
@@ -238,6 +291,13 @@ impl Service {
     /// Everybody who is served.
     pub fn connections(&self) -> impl Iterator<Item = Served<'_>> {
         self.slots.iter().map(|slot| match &slot.end {
+            End::Ring(ring) => Served::Ring {
+                conn: slot.conn,
+                domid: ring.domid,
+                held: &slot.held,
+                unsent: &slot.unsent,
+                fault: ring.fault,
+            },
             End::Socket(socket) => Served::Socket {
                 conn: slot.conn,
                 fd: socket.fd(),
@@ -268,8 +328,7 @@ impl Service {
         let Some(slot) = self.slots.get_mut(key) else {
             return Err(full());
         };
-        let End::Socket(socket) = &slot.end;
-        if let Err(error) = socket.register(&self.epoll, key) {
+        if let Err(error) = slot.end.register(&self.epoll, key) {
             self.slots.remove(key);
             return Err(error);
         }
@@ -354,9 +413,8 @@ impl Service {
             };
             self.by_conn.remove(&slot.conn);
             self.store.disconnect(slot.conn);
-            let End::Socket(socket) = &slot.end;
             // Somebody else may hold a copy of the descriptor, whose events would go on.
-            let _ = epoll::delete(&self.epoll, socket.fd());
+            let _ = epoll::delete(&self.epoll, slot.end.fd());
         }
         for listener in &mut self.listeners {
             listener.descriptor_freed();

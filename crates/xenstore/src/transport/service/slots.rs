@@ -1,5 +1,6 @@
 //! The places of a service's connections.
 
+use cantle_abi::DomId;
 use rustix::event::epoll::EventFlags;
 
 use super::end::End;
@@ -41,6 +42,10 @@ pub(super) struct Slot {
     pub(super) held: Vec<u8>,
     /// Bytes that the other side has no room for yet.
     pub(super) unsent: Vec<u8>,
+    /// A guest's page was full when it was last looked at, and the guest has not signalled since.
+    pub(super) full: bool,
+    /// How much more work was done in earlier turns than they allowed.
+    pub(super) debt: u32,
 }
 
 impl Slot {
@@ -54,6 +59,8 @@ impl Slot {
             ended: false,
             held: Vec::new(),
             unsent: Vec::new(),
+            full: false,
+            debt: 0,
         }
     }
 
@@ -61,10 +68,12 @@ impl Slot {
     pub(super) fn told(&mut self, flags: EventFlags) {
         let over = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
         if flags.intersects(over | EventFlags::IN) {
+            self.full = false;
             self.readable = true;
         }
-        let End::Socket(socket) = &mut self.end;
-        if flags.intersects(over) {
+        if let End::Socket(socket) = &mut self.end
+            && flags.intersects(over)
+        {
             socket.hung_up();
         }
     }
@@ -74,10 +83,23 @@ impl Slot {
         self.ended && self.held.is_empty() && self.unsent.is_empty() && !self.more_output
     }
 
+    /// Begins anew with another connection.
+    pub(super) fn renew(&mut self, conn: ConnId) {
+        self.conn = conn;
+        self.held = Vec::new();
+        self.unsent = Vec::new();
+        self.more_output = false;
+        self.full = false;
+        self.readable = true;
+    }
+
     /// Whether another turn would find something to do, as far as is known.
     pub(super) fn is_busy(&self) -> bool {
-        self.unsent.is_empty()
-            && (self.readable || self.more_output || self.ended || !self.held.is_empty())
+        let found = matches!(&self.end, End::Ring(ring) if ring.is_found_broken());
+        found
+            || self.unsent.is_empty()
+                && !self.full
+                && (self.readable || self.more_output || self.ended || !self.held.is_empty())
     }
 }
 
@@ -120,6 +142,21 @@ impl Slots {
             .get_mut(key.index as usize)
             .filter(|(generation, _)| *generation == key.generation)
             .and_then(|(_, place)| place.as_mut())
+    }
+
+    /// A domain's rings; there is one at most, unless the caller added more.
+    pub(super) fn find_ring(&self, domid: DomId) -> Vec<Key> {
+        let mut found = Vec::new();
+        for (index, (generation, place)) in (0..).zip(&self.places) {
+            if let Some(slot) = place
+                && let End::Ring(ring) = &slot.end
+                && ring.domid == domid
+            {
+                let generation = *generation;
+                found.push(Key { index, generation });
+            }
+        }
+        found
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
