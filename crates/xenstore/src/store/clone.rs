@@ -188,6 +188,7 @@ impl Store {
             parent: Some(inherited),
             removed: None,
             made: missing,
+            steps: 0,
         })
     }
 
