@@ -15,7 +15,7 @@ use rustix::event::PollFlags;
 use super::link::{Buffer, ConnectError, Link, Lost, default_path};
 use super::machine::{Machine, Ticket};
 use super::poller::Poller;
-use super::{Client, TxId, WatchEvent};
+use super::{Client, Request, TxId, WatchEvent};
 use crate::Error;
 
 /// A connection to a xenstore daemon's socket, or to the kernel's device in a guest.
@@ -158,6 +158,60 @@ impl SocketClient {
         Ok(state.machine.take_refused())
     }
 
+    /// Sends all requests at once, and waits for all replies: they are in the order of the requests. It takes the time of one
+    /// round trip, not of many.
+    ///
+    /// # Errors
+    ///
+    /// Each has its own.
+    pub fn request_all(&self, tx: TxId, requests: &[Request<'_>]) -> Vec<Result<Vec<u8>, Error>> {
+        let mut state = self.lock();
+        let asked: Vec<_> = requests
+            .iter()
+            .map(|request| state.ask(request.op(), tx, request.payload()?))
+            .collect();
+        let mut results = Vec::with_capacity(requests.len());
+        for (request, ticket) in requests.iter().zip(asked) {
+            let result = match ticket {
+                Ok(ticket) => {
+                    let (result, after) = self.wait(state, ticket);
+                    state = after;
+                    result
+                }
+                Err(errno) => Err(errno),
+            };
+            results.push(result.map_err(|errno| request.error(errno)));
+        }
+        state.hand_over();
+        results
+    }
+
+    /// Waits for one's own reply.
+    fn wait<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        ticket: Ticket,
+    ) -> (Result<Vec<u8>, Errno>, MutexGuard<'a, State>) {
+        loop {
+            match state
+                .waiting
+                .get(&ticket)
+                .map(|waiter| waiter.result.is_some())
+            {
+                Some(false) => state = self.advance(state),
+                Some(true) => {
+                    let answer = state
+                        .waiting
+                        .remove(&ticket)
+                        .and_then(|waiter| waiter.result);
+                    return (answer.unwrap_or(Err(Errno::EIO)), state);
+                }
+                // Nobody but this thread removes it.
+                None => return (Err(Errno::EIO), state),
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -244,6 +298,20 @@ impl SocketClient {
 }
 
 impl State {
+    /// Queues a request of this thread.
+    fn ask(&mut self, op: XsType, tx: TxId, payload: &[u8]) -> Result<Ticket, Errno> {
+        if self.lost.is_some() {
+            return Err(Errno::EIO);
+        }
+        let ticket = self.machine.request(op, tx, payload)?;
+        let waiter = Waiter {
+            thread: thread::current(),
+            result: None,
+        };
+        self.waiting.insert(ticket, waiter);
+        Ok(ticket)
+    }
+
     /// Lets somebody else read, where nobody does any more.
     fn hand_over(&self) {
         if self.reading {
@@ -259,32 +327,10 @@ impl State {
 impl Client for SocketClient {
     fn request(&self, op: XsType, tx: TxId, payload: &[u8]) -> Result<Vec<u8>, Errno> {
         let mut state = self.lock();
-        if state.lost.is_some() {
-            return Err(Errno::EIO);
-        }
-        let ticket = state.machine.request(op, tx, payload)?;
-        let waiter = Waiter {
-            thread: thread::current(),
-            result: None,
-        };
-        state.waiting.insert(ticket, waiter);
-        loop {
-            state = self.advance(state);
-            let done = state
-                .waiting
-                .get_mut(&ticket)
-                .map(|waiter| waiter.result.take());
-            match done {
-                Some(None) => {}
-                Some(Some(result)) => {
-                    state.waiting.remove(&ticket);
-                    state.hand_over();
-                    return result;
-                }
-                // Nobody but this thread removes it.
-                None => return Err(Errno::EIO),
-            }
-        }
+        let ticket = state.ask(op, tx, payload)?;
+        let (result, state) = self.wait(state, ticket);
+        state.hand_over();
+        result
     }
 
     fn take_event(&self) -> Option<WatchEvent> {

@@ -16,6 +16,7 @@ fn agree(kind: Kind) {
         return;
     };
     suite::nodes(&daemon);
+    suite::requests_at_once(&daemon);
     suite::transactions(&daemon);
     if kind != Kind::Oxenstored {
         // Its reply to a long DIRECTORY is longer than the protocol allows, and it has no DIRECTORY_PART. libxenstore gives up

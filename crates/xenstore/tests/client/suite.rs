@@ -3,6 +3,7 @@
 use std::thread;
 
 use cantle_abi::{DomId, Errno};
+use cantle_xenstore::client::Request;
 use cantle_xenstore::prelude::*;
 use cantle_xenstore::{Access, Error, Perms, TxId};
 
@@ -39,6 +40,26 @@ pub(crate) fn nodes(daemon: &Daemon) {
     let long = vec![b'x'; 5000];
     assert_eq!(errno(client.write(NONE, "/nodes/n", &long)), Errno::E2BIG);
     assert!(client.is_connected(), "it was not sent at all");
+}
+
+pub(crate) fn requests_at_once(daemon: &Daemon) {
+    let client = daemon.client();
+    let paths: Vec<String> = (0..500)
+        .map(|number| format!("/at-once/{number}"))
+        .collect();
+    let value = vec![b'v'; 1000];
+    let writes: Vec<_> = paths
+        .iter()
+        .map(|path| Request::write(path, &value))
+        .collect();
+    assert!(client.request_all(NONE, &writes).iter().all(Result::is_ok));
+    let mut reads: Vec<_> = paths.iter().map(|path| Request::read(path)).collect();
+    reads.insert(7, Request::read("/at-once/none"));
+    reads.insert(9, Request::read("/a\0b"));
+    let mut read = client.request_all(NONE, &reads);
+    assert_eq!(errno(read.remove(9)), Errno::EINVAL);
+    assert_eq!(errno(read.remove(7)), Errno::ENOENT);
+    assert_eq!(read, vec![Ok(value); 500]);
 }
 
 pub(crate) fn transactions(daemon: &Daemon) {
