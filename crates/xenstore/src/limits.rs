@@ -186,6 +186,15 @@ impl Limits {
         })
     }
 
+    /// A value by its name.
+    #[must_use]
+    pub fn named_value(&self, name: &str) -> Option<u32> {
+        if name == SOFT_MEMORY {
+            return Some(self.soft_memory);
+        }
+        Quota::from_name(name).map(|quota| self.of(quota))
+    }
+
     /// All values that have names.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, u32)> {
         Quota::ALL
@@ -215,6 +224,7 @@ mod tests {
         let names: Vec<_> = limits.named().map(|(name, _)| name).collect();
         for (name, value) in names.iter().zip(1..) {
             *limits.named_mut(name).unwrap() = value;
+            assert_eq!(limits.named_value(name), Some(value));
         }
         let values: Vec<_> = limits.named().map(|(_, value)| value).collect();
         assert_eq!(values, (1..=10).collect::<Vec<u32>>());

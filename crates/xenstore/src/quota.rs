@@ -86,6 +86,8 @@ pub(crate) struct Quotas {
     pub(crate) budgets: HashMap<DomId, Budget>,
     /// Of all domains that are bound, those that are gone too.
     pub(crate) peaks: Peaks,
+    /// Log each refusal, not only those that are worth a warning.
+    pub(crate) log_all: bool,
 }
 
 /// Where a quota refused.
@@ -124,6 +126,7 @@ impl Quotas {
             defaults: Arc::new(defaults),
             budgets: HashMap::new(),
             peaks: Peaks::default(),
+            log_all: false,
         }
     }
 
@@ -203,13 +206,24 @@ impl Quotas {
             quota,
             limit,
         } = hit;
+        let log_all = self.log_all;
         let Some(hits) = self.budget(domid).hits.get_mut(quota.index()) else {
             return;
         };
         *hits += 1;
+        let (quota, hits) = (quota.name(), *hits);
         if hits.is_power_of_two() {
-            let (quota, hits) = (quota.name(), *hits);
             tracing::warn!(target: "cantle_xenstore::quota", %domid, quota, limit, path, hits, "quota refuses");
+        } else if log_all {
+            tracing::info!(target: "cantle_xenstore::quota", %domid, quota, limit, path, hits, "quota refuses");
+        }
+    }
+
+    /// Forgets the highest values seen.
+    pub(crate) fn reset_peaks(&mut self) {
+        self.peaks = Peaks::default();
+        for budget in self.budgets.values_mut() {
+            budget.peaks = Peaks::default();
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cantle_abi::{DomId, Errno};
 
+use super::log::{self, Switch};
 use super::stats::Counters;
 use super::{ConnId, Server};
 use crate::{Access, Perms};
@@ -85,6 +86,7 @@ impl Server {
         if core::mem::replace(&mut self.domain(domid).introduced, true) {
             return Ok(false);
         }
+        self.log_domain(domid, "introduced");
         self.fire_special(INTRODUCE_DOMAIN, domid);
         Ok(true)
     }
@@ -100,6 +102,7 @@ impl Server {
             return Err(Errno::EINVAL);
         }
         let known = self.is_introduced(domid);
+        self.log_domain(domid, "released");
         let ended: Vec<ConnId> = self
             .connections
             .iter()
@@ -140,6 +143,7 @@ impl Server {
         if !domain.introduced || core::mem::replace(&mut domain.shutdown, true) {
             return false;
         }
+        self.log_domain(domid, "shut down");
         self.fire_special(RELEASE_DOMAIN, domid);
         true
     }
@@ -183,6 +187,12 @@ impl Server {
         self.quotas.budget(domid).exempt = true;
         for connection in self.connections.values_mut() {
             connection.actor.privileged |= connection.actor.domid == domid;
+        }
+    }
+
+    fn log_domain(&self, domid: DomId, what: &'static str) {
+        if self.log.has(Switch::Domain) {
+            log::domain(domid, what);
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use cantle_abi::DomId;
 
+use super::log::{self, Log, Switch};
 use super::quota::{event_room, settle};
 use super::watches::{Watch, WatchIndex};
 use super::{ConnId, ConnMap, Connection, Server};
@@ -24,6 +25,7 @@ struct Sink<'a> {
     store: &'a Store,
     /// See [`Fed::work`](super::Fed::work): an event is as much work as a small request.
     work: &'a mut u64,
+    log: Log,
     /// The watches and paths that have been told, where several changes happen at once: nobody can see what was between.
     told: Option<HashSet<(u64, Arc<str>)>>,
 }
@@ -46,6 +48,9 @@ impl Sink<'_> {
         let room = event_room(self.quotas, self.store, connection);
         if connection.outbox.event(watch, path, room) {
             settle(self.quotas, connection);
+            if self.log.has(Switch::Watch) {
+                log::event(connection.actor.domid, path, &watch.token);
+            }
             if !core::mem::replace(&mut connection.ready, true) {
                 self.ready.push(watch.conn);
             }
@@ -69,6 +74,7 @@ impl Server {
             quotas: &mut self.quotas,
             store: &self.store,
             work: &mut self.work,
+            log: self.log,
             told: (changes.len() > 1).then(HashSet::new),
         };
         for change in changes {
@@ -88,6 +94,7 @@ impl Server {
             quotas: &mut self.quotas,
             store: &self.store,
             work: &mut self.work,
+            log: self.log,
             told: None,
         };
         let may = |actor: Actor| actor.may_read(&perms);
@@ -112,6 +119,7 @@ impl Server {
             quotas: &mut self.quotas,
             store: &self.store,
             work: &mut self.work,
+            log: self.log,
             told: None,
         };
         sink.send(watch, &watch.path, |_| true);

@@ -14,6 +14,7 @@ mod domains;
 mod events;
 mod features;
 mod host;
+mod log;
 mod outbox;
 mod quota;
 mod requests;
@@ -34,6 +35,7 @@ pub use bytes::Fed;
 pub(crate) use conn_map::ConnMap;
 use connection::Connection;
 use domains::{Domain, SpecialPerms};
+use log::{Log, Switch};
 use outbox::Outbox;
 use requests::Reply;
 use watches::WatchIndex;
@@ -96,6 +98,7 @@ pub enum Closed {
 pub struct Server {
     store: Store,
     quotas: Quotas,
+    log: Log,
     domains: HashMap<DomId, Domain>,
     /// Those that are privileged beside domain 0.
     privileged: HashSet<DomId>,
@@ -129,6 +132,7 @@ impl Server {
         Self {
             store: Store::new(),
             quotas: Quotas::new(limits),
+            log: Log::default(),
             domains: HashMap::new(),
             privileged: HashSet::new(),
             connections: ConnMap::default(),
@@ -282,7 +286,7 @@ impl Server {
             Ok(Reply::Later(_)) => Err(Errno::ENOSYS),
             result => result,
         };
-        self.count(conn, result.is_err());
+        self.count(conn, op, tx, payload, &result);
         let reply = result?;
         let bytes = reply.bytes().to_vec();
         self.after(&reply);
@@ -299,7 +303,8 @@ impl Server {
     fn handle(&mut self, conn: ConnId, message: &Message<'_>) {
         self.work = self.work.saturating_add(1);
         let header = &message.header;
-        let result = match self.execute(conn, header.kind, TxId(header.tx_id), message.payload) {
+        let tx = TxId(header.tx_id);
+        let result = match self.execute(conn, header.kind, tx, message.payload) {
             Ok(Reply::Later(command)) => {
                 let ticket = Ticket {
                     conn,
@@ -307,13 +312,16 @@ impl Server {
                     tx_id: header.tx_id,
                 };
                 match self.leave_to_host(ticket, command) {
-                    Ok(()) => return self.count(conn, false),
+                    Ok(()) => {
+                        let later = Ok(Reply::Done);
+                        return self.count(conn, header.kind, tx, message.payload, &later);
+                    }
                     Err(errno) => Err(errno),
                 }
             }
             result => result,
         };
-        self.count(conn, result.is_err());
+        self.count(conn, header.kind, tx, message.payload, &result);
         let Some(connection) = self.connections.get_mut(&conn) else {
             return;
         };
@@ -335,10 +343,23 @@ impl Server {
         }
     }
 
-    fn count(&mut self, conn: ConnId, failed: bool) {
+    /// Counts a request that has been handled, and logs it where that is wanted.
+    fn count(
+        &mut self,
+        conn: ConnId,
+        op: XsType,
+        tx: TxId,
+        payload: &[u8],
+        result: &Result<Reply, Errno>,
+    ) {
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.counters.requests += 1;
-            connection.counters.errors += u64::from(failed);
+            connection.counters.errors += u64::from(result.is_err());
+            if self.log.has(Switch::Access) {
+                let domid = connection.actor.domid;
+                let result = result.as_ref().map(drop).map_err(|errno| *errno);
+                log::access(domid, op, tx, payload, result);
+            }
         }
         self.settle(conn);
     }

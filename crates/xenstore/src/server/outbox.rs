@@ -67,10 +67,7 @@ impl Outbox {
                     counted.1 += 1;
                     counted.2 += event_size(watch, path);
                 }
-                Entry::Condensed(watch) => {
-                    counted.1 += 1;
-                    counted.2 += event_size(watch, &watch.path);
-                }
+                Entry::Condensed(_) => counted.1 += 1,
             }
         }
         let mut unsent = 0;
@@ -88,7 +85,7 @@ impl Outbox {
         self.queued + self.unsent + usize::from(self.begun > self.sent)
     }
 
-    /// Bytes of events that wait.
+    /// Bytes of events that wait. Those that have been condensed count nothing: their watches have paid for them.
     pub(super) fn event_bytes(&self) -> usize {
         self.event_bytes
     }
@@ -136,7 +133,6 @@ impl Outbox {
         if !self.condensed.insert(watch.id) {
             return false;
         }
-        self.event_bytes += event_size(watch, &watch.path);
         self.queued += 1;
         self.order.push_back(Entry::Condensed(Arc::clone(watch)));
         true
@@ -149,14 +145,16 @@ impl Outbox {
                 self.queued = self.queued.saturating_sub(messages);
                 return Some(Popped::Replies(len, messages));
             }
-            Entry::Event(watch, path) => (watch, path),
+            Entry::Event(watch, path) => {
+                self.event_bytes = self.event_bytes.saturating_sub(event_size(&watch, &path));
+                (watch, path)
+            }
             Entry::Condensed(watch) => {
                 self.condensed.remove(&watch.id);
                 let path = Arc::clone(&watch.path);
                 (watch, path)
             }
         };
-        self.event_bytes = self.event_bytes.saturating_sub(event_size(&watch, &path));
         self.queued = self.queued.saturating_sub(1);
         Some(Popped::Event(watch, path))
     }
@@ -178,14 +176,14 @@ impl Outbox {
     pub(super) fn purge(&mut self, gone: impl Fn(u64) -> bool) {
         let (event_bytes, queued) = (&mut self.event_bytes, &mut self.queued);
         self.order.retain(|entry| {
-            let (watch, path) = match entry {
+            let (watch, size) = match entry {
                 Entry::Replies(..) => return true,
-                Entry::Event(watch, path) => (watch, path),
-                Entry::Condensed(watch) => (watch, &watch.path),
+                Entry::Event(watch, path) => (watch, event_size(watch, path)),
+                Entry::Condensed(watch) => (watch, 0),
             };
             let kept = !gone(watch.id);
             if !kept {
-                *event_bytes = event_bytes.saturating_sub(event_size(watch, path));
+                *event_bytes = event_bytes.saturating_sub(size);
                 *queued = queued.saturating_sub(1);
             }
             kept

@@ -3,6 +3,7 @@
 mod domains;
 mod nodes;
 mod permissions;
+mod quotas;
 mod transactions;
 mod watches;
 
@@ -110,6 +111,8 @@ impl Server {
             XS_RELEASE => self.release_by_message(payload),
             XS_RESUME => self.resume_by_message(payload),
             XS_SET_TARGET => self.set_target(payload),
+            XS_GET_QUOTA => self.get_quota(payload),
+            XS_SET_QUOTA => self.set_quota(payload),
             XS_CONTROL => self.control(payload),
             _ => Err(Errno::ENOSYS),
         }

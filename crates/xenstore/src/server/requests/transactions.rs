@@ -1,10 +1,11 @@
 //! The beginning and the end of transactions.
 
-use cantle_abi::Errno;
+use cantle_abi::{DomId, Errno};
 
 use super::Reply;
 use crate::Quota;
 use crate::client::TxId;
+use crate::server::log::{self, Switch};
 use crate::server::{ConnId, Server};
 
 impl Server {
@@ -23,6 +24,7 @@ impl Server {
         connection.transaction_bytes += bytes;
         let tx = connection.new_tx();
         connection.transactions.insert(tx, begun);
+        self.log_transaction(actor.domid, TxId(tx), "begun");
         Ok(Reply::text(&tx.to_string()))
     }
 
@@ -42,12 +44,26 @@ impl Server {
         let open = connection.transactions.remove(&tx.0).ok_or(Errno::ENOENT)?;
         connection.transaction_bytes -= open.bytes(actor.domid);
         self.quotas.budget(actor.domid).close_transactions(1);
-        if commit {
-            let changes = self.quotas.ask(actor, "", |allowance| {
-                self.store.commit(open, actor, allowance)
-            })?;
-            self.fire(&changes);
+        if !commit {
+            self.log_transaction(actor.domid, tx, "aborted");
+            return Ok(Reply::Done);
         }
+        let result = self.quotas.ask(actor, "", |allowance| {
+            self.store.commit(open, actor, allowance)
+        });
+        let what = if result.is_ok() {
+            "committed"
+        } else {
+            "refused"
+        };
+        self.log_transaction(actor.domid, tx, what);
+        self.fire(&result?);
         Ok(Reply::Done)
+    }
+
+    fn log_transaction(&self, domid: DomId, tx: TxId, what: &'static str) {
+        if self.log.has(Switch::Transaction) {
+            log::transaction(domid, tx, what);
+        }
     }
 }
