@@ -48,21 +48,24 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..4_usize).prop_map(Step::Start),
         6 => (0..4_usize, 0..3_usize, prop::bool::weighted(0.8))
             .prop_map(|(conn, tx, commit)| Step::End(conn, tx, commit)),
-        3 => (0..4_usize, path()).prop_map(|(conn, path)| Step::Watch(conn, path)),
+        3 => (0..4_usize, path(), prop::option::of(0..4_u8))
+            .prop_map(|(conn, path, depth)| Step::Watch(conn, path, depth)),
         1 => (0..4_usize, path()).prop_map(|(conn, path)| Step::Unwatch(conn, path)),
         1 => (1..3_u16).prop_map(Step::Die),
+        8 => Just(Step::Hear),
     ]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 5000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_server_is_the_map(
         open_root in any::<bool>(),
+        stub in any::<bool>(),
         steps in prop::collection::vec(step(), 1..80),
     ) {
-        let mut world = World::new(open_root);
+        let mut world = World::new(open_root, stub);
         for step in &steps {
             world.step(step)?;
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cantle_abi::{DomId, Errno};
-use cantle_xenstore::Perms;
+use cantle_xenstore::{Access, Perms};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
@@ -18,21 +18,39 @@ pub(crate) enum Op {
 
 pub(crate) type Answer = Result<Vec<u8>, Errno>;
 
-/// Domain 0 is privileged.
+/// Domain 0 is privileged. A stub domain has its target's rights beside its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Who(pub(crate) DomId);
+pub(crate) struct Who {
+    pub(crate) domid: DomId,
+    pub(crate) target: Option<DomId>,
+}
 
 impl Who {
     fn privileged(self) -> bool {
-        self.0 == DomId::DOM0
+        self.domid == DomId::DOM0
+    }
+
+    fn is(self, domain: DomId) -> bool {
+        domain == self.domid || Some(domain) == self.target
+    }
+
+    /// What the first entry says that is about it.
+    fn access(self, perms: &Perms) -> Access {
+        if self.privileged() || self.is(perms.owner) {
+            return Access::Both;
+        }
+        let mut entries = perms.listed.iter();
+        entries
+            .find(|(domain, _)| self.is(*domain))
+            .map_or(perms.others, |(_, access)| *access)
     }
 
     pub(crate) fn reads(self, perms: &Perms) -> bool {
-        self.privileged() || perms.access_of(self.0).may_read()
+        matches!(self.access(perms), Access::Read | Access::Both)
     }
 
     fn writes(self, perms: &Perms) -> bool {
-        self.privileged() || perms.access_of(self.0).may_write()
+        matches!(self.access(perms), Access::Write | Access::Both)
     }
 }
 
@@ -49,6 +67,8 @@ pub(crate) struct Event {
     pub(crate) known_by: Vec<Perms>,
     /// Only watches on exactly this path are told.
     pub(crate) exact: bool,
+    /// How many nodes were made: the path's own and its ancestors from there up.
+    pub(crate) made: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -179,14 +199,16 @@ impl Map {
                     path: path.to_owned(),
                     known_by: vec![inherited],
                     exact: false,
+                    made: 0,
                 });
             }
             return Ok(b"OK\0".to_vec());
         }
         let mut perms = inherited.clone();
         if !who.privileged() {
-            perms.owner = who.0;
-            let have = used.get(&who.0).copied().unwrap_or(0);
+            // What a stub domain makes is its own, and so is the cost.
+            perms.owner = who.domid;
+            let have = used.get(&who.domid).copied().unwrap_or(0);
             if have + i64::try_from(missing).unwrap() > quota.nodes {
                 return Err(Errno::ENOSPC);
             }
@@ -210,6 +232,7 @@ impl Map {
             path: path.to_owned(),
             known_by: vec![perms, above],
             exact: false,
+            made: missing,
         });
         Ok(b"OK\0".to_vec())
     }
@@ -243,11 +266,13 @@ impl Map {
             path: path.to_owned(),
             known_by: known_by(self, path),
             exact: false,
+            made: 0,
         });
         events.extend(gone.iter().map(|below| Event {
             path: below.clone(),
             known_by: known_by(self, below),
             exact: true,
+            made: 0,
         }));
         self.nodes.remove(path);
         for below in gone {
@@ -273,7 +298,7 @@ impl Map {
             });
         }
         if !who.privileged() {
-            if before.owner != who.0 {
+            if !who.is(before.owner) {
                 return Err(Errno::EACCES);
             }
             if perms.owner != before.owner {
@@ -289,6 +314,7 @@ impl Map {
             path: path.to_owned(),
             known_by,
             exact: false,
+            made: 0,
         });
         Ok(b"OK\0".to_vec())
     }

@@ -1,6 +1,6 @@
 //! The server and the map, side by side.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cantle_abi::io::xs_wire::{
     XS_CONTROL, XS_DIRECTORY, XS_GET_PERMS, XS_MKDIR, XS_READ, XS_RM, XS_SET_PERMS,
@@ -19,9 +19,12 @@ pub(crate) enum Step {
     Within(usize, usize, Op),
     Start(usize),
     End(usize, usize, bool),
-    Watch(usize, String),
+    /// With a depth, or without one.
+    Watch(usize, String, Option<u8>),
     Unwatch(usize, String),
     Die(u16),
+    /// All clients take the events that wait.
+    Hear,
 }
 
 struct Open {
@@ -38,11 +41,14 @@ struct Conn {
     id: ConnId,
     who: Who,
     open: Vec<Open>,
-    watches: BTreeSet<String>,
+    /// By path; the number of levels below that are told.
+    watches: BTreeMap<String, Option<u8>>,
 }
 
 pub(crate) struct World {
     server: Server,
+    /// The events that wait, and that nobody has taken.
+    waiting: BTreeMap<Told, u32>,
     map: Map,
     conns: Vec<Conn>,
     quota: Quota,
@@ -50,10 +56,13 @@ pub(crate) struct World {
 }
 
 /// Connection, path, token.
-type Told = BTreeSet<(usize, String, String)>;
+type Told = (usize, String, String);
+/// What happens at once tells each of them once.
+type Tells = BTreeSet<Told>;
 
 impl World {
-    pub(crate) fn new(open_root: bool) -> Self {
+    /// `stub`: domain 1 works for domain 2.
+    pub(crate) fn new(open_root: bool, stub: bool) -> Self {
         let limits = Limits {
             nodes: 6,
             node_bytes: 14,
@@ -63,7 +72,7 @@ impl World {
             ..Limits::DEFAULT
         };
         let mut server = Server::with_limits(limits.clone());
-        let mut nodes = std::collections::BTreeMap::new();
+        let mut nodes = BTreeMap::new();
         let private = Perms::parse(b"n0\0").unwrap();
         for path in ["/", "/local", "/local/domain", "/tool", "/tool/xenstored"] {
             let entry = Entry {
@@ -75,14 +84,21 @@ impl World {
         for domain in 1..3 {
             server.introduce(DomId(domain)).unwrap();
         }
+        if stub {
+            server.target(DomId(1), DomId(2)).unwrap();
+        }
         let conns = [0, 1, 2, 1].map(|domain| Conn {
             id: server.connect(DomId(domain), domain == 0),
-            who: Who(DomId(domain)),
+            who: Who {
+                domid: DomId(domain),
+                target: (stub && domain == 1).then_some(DomId(2)),
+            },
             open: Vec::new(),
-            watches: BTreeSet::new(),
+            watches: BTreeMap::new(),
         });
         let mut world = Self {
             server,
+            waiting: BTreeMap::new(),
             map: Map { nodes },
             conns: conns.into(),
             quota: Quota {
@@ -104,7 +120,7 @@ impl World {
     }
 
     pub(crate) fn step(&mut self, step: &Step) -> Result<(), TestCaseError> {
-        let mut expected = Told::new();
+        let mut expected = Tells::new();
         match step {
             Step::Alone(conn, op) => {
                 let answer = self.ask(*conn, TxId::NONE, op);
@@ -116,29 +132,41 @@ impl World {
             Step::Within(conn, tx, op) => self.within(*conn, *tx, op)?,
             Step::Start(conn) => self.start(*conn)?,
             Step::End(conn, tx, commit) => self.end(*conn, *tx, *commit, &mut expected)?,
-            Step::Watch(conn, path) => self.watch(*conn, path, &mut expected)?,
+            Step::Watch(conn, path, depth) => self.watch(*conn, path, *depth, &mut expected)?,
             Step::Unwatch(conn, path) => {
                 let payload = watch_payload(path);
                 let id = self.conns[*conn].id;
                 let answer = self.server.request(id, XS_UNWATCH, TxId::NONE, &payload);
                 let known = self.conns[*conn].watches.remove(path);
-                prop_assert_eq!(answer.is_ok(), known);
+                prop_assert_eq!(answer.is_ok(), known.is_some());
+                // What it had to tell is of no interest any more.
+                self.waiting
+                    .retain(|(number, _, token), _| (*number, token) != (*conn, path));
             }
             Step::Die(domain) => self.die(DomId(*domain), &mut expected)?,
+            Step::Hear => self.hear()?,
         }
-        let mut told = Told::new();
+        for told in expected {
+            *self.waiting.entry(told).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// Everybody is told what happened, each time that it happened, and nothing else.
+    fn hear(&mut self) -> Result<(), TestCaseError> {
+        let mut told = BTreeMap::new();
         for (number, conn) in self.conns.iter().enumerate() {
             while let Some(event) = self.server.take_event(conn.id) {
-                let told_once = told.insert((number, event.path, event.token));
-                prop_assert!(told_once, "the same event waited twice");
+                *told.entry((number, event.path, event.token)).or_default() += 1;
             }
         }
-        prop_assert_eq!(told, expected, "{:?}", step);
+        prop_assert_eq!(told, core::mem::take(&mut self.waiting));
         Ok(())
     }
 
     /// The server's own accounts hold, and what it has is what the map has.
     pub(crate) fn finish(&mut self) -> Result<(), TestCaseError> {
+        self.hear()?;
         let dom0 = self.server.connect(DomId::DOM0, true);
         let verdict = self
             .server
@@ -225,7 +253,7 @@ impl World {
             }
             Err(errno) => {
                 prop_assert_eq!(errno, Errno::ENOSPC);
-                prop_assert!(who.0 != DomId::DOM0 && open >= self.limits.transactions as usize);
+                prop_assert!(who.domid != DomId::DOM0 && open >= self.limits.transactions as usize);
             }
         }
         Ok(())
@@ -261,7 +289,7 @@ impl World {
         conn: usize,
         tx: usize,
         commit: bool,
-        expected: &mut Told,
+        expected: &mut Tells,
     ) -> Result<(), TestCaseError> {
         if tx >= self.conns[conn].open.len() {
             return Ok(());
@@ -301,7 +329,13 @@ impl World {
         Ok(())
     }
 
-    fn watch(&mut self, conn: usize, path: &str, expected: &mut Told) -> Result<(), TestCaseError> {
+    fn watch(
+        &mut self,
+        conn: usize,
+        path: &str,
+        depth: Option<u8>,
+        expected: &mut Tells,
+    ) -> Result<(), TestCaseError> {
         let who = self.conns[conn].who;
         let mine: usize = self
             .conns
@@ -309,25 +343,31 @@ impl World {
             .filter(|other| other.who == who)
             .map(|other| other.watches.len())
             .sum();
-        let payload = watch_payload(path);
+        let mut payload = watch_payload(path);
+        if let Some(depth) = depth {
+            payload.extend(format!("{depth}\0").bytes());
+        }
         let id = self.conns[conn].id;
         let answer = self.server.request(id, XS_WATCH, TxId::NONE, &payload);
-        if self.conns[conn].watches.contains(path) {
+        if self.conns[conn].watches.contains_key(path) {
             prop_assert_eq!(answer, Err(Errno::EEXIST));
-        } else if who.0 != DomId::DOM0 && mine >= self.limits.watches as usize {
+        } else if who.domid != DomId::DOM0 && mine >= self.limits.watches as usize {
             prop_assert_eq!(answer, Err(Errno::E2BIG));
         } else {
             prop_assert_eq!(answer, Ok(b"OK\0".to_vec()));
-            self.conns[conn].watches.insert(path.to_owned());
+            self.conns[conn].watches.insert(path.to_owned(), depth);
             expected.insert((conn, path.to_owned(), path.to_owned()));
         }
         Ok(())
     }
 
     /// The domain dies, and another one of its number is born.
-    fn die(&mut self, dead: DomId, expected: &mut Told) -> Result<(), TestCaseError> {
+    fn die(&mut self, dead: DomId, expected: &mut Tells) -> Result<(), TestCaseError> {
         prop_assert_eq!(self.server.release(dead), Ok(()));
-        for conn in self.conns.iter_mut().filter(|conn| conn.who.0 == dead) {
+        let conns = &self.conns;
+        self.waiting
+            .retain(|(number, ..), _| conns[*number].who.domid != dead);
+        for conn in self.conns.iter_mut().filter(|conn| conn.who.domid == dead) {
             prop_assert!(!self.server.is_connected(conn.id));
             conn.id = self.server.connect(dead, false);
             conn.open.clear();
@@ -343,23 +383,55 @@ impl World {
             });
         }
         let events = self.map.die(dead);
+        // With its target a stub domain loses that one's rights at once, and has them again of the next of that number.
+        let who = self.conns.iter().map(|conn| conn.who).collect::<Vec<_>>();
+        for conn in self.conns.iter_mut() {
+            conn.who.target = conn.who.target.filter(|target| *target != dead);
+        }
         self.announce(&events, expected);
+        for (conn, who) in self.conns.iter_mut().zip(who) {
+            conn.who = who;
+        }
+        if let Some(target) = self.conns[1].who.target {
+            self.server.target(DomId(1), target).unwrap();
+        }
         Ok(())
     }
 
-    fn announce(&self, events: &[Event], expected: &mut Told) {
+    fn announce(&self, events: &[Event], expected: &mut Tells) {
         for event in events {
             for (number, conn) in self.conns.iter().enumerate() {
                 let known = event.known_by.iter().any(|perms| conn.who.reads(perms));
-                for watch in conn.watches.iter().filter(|_| known) {
+                for (watch, depth) in conn.watches.iter().filter(|_| known) {
                     let covered = watch == "/" || event.path.starts_with(&format!("{watch}/"));
-                    if event.path == *watch || (covered && !event.exact) {
-                        expected.insert((number, event.path.clone(), watch.clone()));
+                    if event.path != *watch && (event.exact || !covered) {
+                        continue;
+                    }
+                    // From below the depth, the nearest ancestor that came at the same time is told.
+                    let level = levels(&event.path);
+                    let near = depth.map_or(level, |depth| levels(watch) + usize::from(depth));
+                    let beyond = level.saturating_sub(near);
+                    if beyond == 0 || beyond < event.made {
+                        let path = upward(&event.path, beyond);
+                        expected.insert((number, path, watch.clone()));
                     }
                 }
             }
         }
     }
+}
+
+/// The ancestor so many levels above a path.
+fn upward(path: &str, by: usize) -> String {
+    let mut path = path.to_owned();
+    for _ in 0..by {
+        path.truncate(path.rfind('/').unwrap());
+    }
+    path
+}
+
+fn levels(path: &str) -> usize {
+    path.split('/').filter(|name| !name.is_empty()).count()
 }
 
 /// A watch's token is its path.
