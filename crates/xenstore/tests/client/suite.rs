@@ -2,6 +2,7 @@
 
 use std::thread;
 
+use cantle_abi::io::xs_wire::XENSTORE_SERVER_FEATURE_WATCHDEPTH;
 use cantle_abi::{DomId, Errno};
 use cantle_xenstore::client::Request;
 use cantle_xenstore::prelude::*;
@@ -119,6 +120,10 @@ pub(crate) fn domains_and_control(daemon: &Daemon) {
     // Where there is no such domain, each daemon has an error of its own.
     client.release(DomId(5)).unwrap_err();
     if daemon.kind == Kind::Ours {
+        let features = client.features(None).unwrap();
+        assert_ne!(features & XENSTORE_SERVER_FEATURE_WATCHDEPTH, 0);
+        client.set_features(DomId(9), 1).unwrap();
+        assert_eq!(client.features(Some(DomId(9))).unwrap(), 1);
         assert!(!client.control(&["help"]).unwrap().is_empty());
     } else {
         // Xen 4.20 has no such requests yet.

@@ -3,12 +3,13 @@
 use std::thread;
 use std::time::Duration;
 
+use cantle_abi::Errno;
 use cantle_xenstore::client::Watcher;
 use cantle_xenstore::prelude::*;
 use cantle_xenstore::{TxId, WatchEvent};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::daemon::{Daemon, PATIENCE};
+use crate::daemon::{Daemon, Kind, PATIENCE};
 
 const NONE: TxId = TxId::NONE;
 
@@ -110,4 +111,20 @@ pub(crate) fn iterators_wait_each_for_its_own(daemon: &Daemon) {
     drop(quiet);
     let again = watcher.watch("/quiet").unwrap();
     assert_eq!(again.path(), "/quiet");
+    if daemon.kind == Kind::Ours {
+        // Xen 4.20 knows no depths.
+        let mut flat = watcher.watch_depth("/flat", 1).unwrap();
+        assert_eq!(path(flat.next()), "/flat");
+        other.mkdir(NONE, "/flat").unwrap();
+        while path(flat.next()) != "/flat" {}
+        for path in ["/flat/a", "/flat/a/b", "/flat/c"] {
+            other.write(NONE, path, b"").unwrap();
+        }
+        let mut seen: Vec<String> = (0..2).map(|_| path(flat.next())).collect();
+        seen.sort();
+        assert_eq!(seen, ["/flat/a", "/flat/c"]);
+    } else {
+        let refused = watcher.watch_depth("/flat", 1).unwrap_err();
+        assert_eq!(refused.errno, Errno::EINVAL);
+    }
 }
