@@ -7,7 +7,7 @@
 //! - [`server`]: the protocol as a state machine, bytes in and bytes out; connections, watches, quotas, domains;
 //! - [`state`]: the documented file of a whole xenstore, or of one guest's part, parsed and emitted without I/O;
 //! - [`transport`]: how the bytes travel; here, a guest's shared page;
-//! - [`client`]: what everybody else uses, by three functions that a transport offers and the typed requests upon them;
+//! - [`client`]: what everybody else uses, in this process, at a socket or in an event loop, and the typed requests upon it;
 //! - [`xenbus`]: the handshake that every front and back end goes through, once for all kinds of device, and what a
 //!   toolstack writes to make them exist.
 //!

@@ -2,8 +2,10 @@
 
 use std::os::fd::AsRawFd;
 use std::thread;
+use std::time::Duration;
 
 use cantle_abi::DomId;
+use cantle_xenstore::client::Watcher;
 use cantle_xenstore::prelude::*;
 use cantle_xenstore::{Shared, TxId};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -61,4 +63,19 @@ fn no_wake_up_is_lost() {
             }
         }
     });
+}
+
+#[test]
+fn who_waits_for_events_of_a_released_domain_waits_no_longer() {
+    let store = Shared::default();
+    store.introduce(DomId(5)).unwrap();
+    let watcher = Watcher::new(store.client(DomId(5)).unwrap());
+    let watch = watcher.watch("control").unwrap();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(move || watch.count());
+        thread::sleep(Duration::from_millis(20));
+        store.release(DomId(5)).unwrap();
+        assert_eq!(waiting.join().unwrap(), 1);
+    });
+    assert!(!watcher.client().is_connected());
 }

@@ -111,6 +111,8 @@ impl Server {
             .collect();
         for conn in ended {
             self.disconnect(conn);
+            // Whoever carries its bytes is to look, and to see that it is over.
+            self.ready.push(conn);
         }
         self.domains.remove(&domid);
         self.quotas.budgets.remove(&domid);
