@@ -136,6 +136,13 @@ impl<D: Device> Backend<D> {
         self.process()
     }
 
+    /// Whether the device is gone: [`process`](Self::process) has nothing more to do. A new one may be, where the toolstack had
+    /// begun to take the device away.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.machine.is_finished()
+    }
+
     /// Takes the events that wait, looks at the two directories, and does what is due. Bounded: at most
     /// 64 events and four transitions a call; the event fd stays readable where more is waiting.
     ///

@@ -141,6 +141,12 @@ impl<D: FrontDevice> Frontend<D> {
         self.process()
     }
 
+    /// Whether the device is gone: [`process`](Self::process) has nothing more to do.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.machine.is_finished()
+    }
+
     /// Takes the events that wait, looks at the two directories, and does what is due. Bounded, as
     /// [`Backend::process`](super::Backend::process) is.
     ///

@@ -1,6 +1,9 @@
 //! The handshake between a back end and a front end over a real store.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod advisories;
+mod ends;
+
 use std::sync::Arc;
 
 use cantle_abi::io::xenbus::XenbusState as S;
@@ -50,18 +53,21 @@ struct World {
     front: BareFrontend,
 }
 
-fn world() -> World {
-    let store = Shared::default();
-    let dom0 = Arc::new(store.client(DomId::DOM0).unwrap());
-    let spec = toolstack::DomainSpec {
+fn guest() -> toolstack::DomainSpec {
+    toolstack::DomainSpec {
         domid: GUEST,
         name: "guest".to_owned(),
         memory_kib: 65_536,
         vcpus: 2,
         store: Some((Gfn(0xfefff), Port(1))),
         console: Some((Gfn(0xfeffe), Port(2))),
-    };
-    toolstack::create_domain(&*dom0, &spec).unwrap();
+    }
+}
+
+fn world() -> World {
+    let store = Shared::default();
+    let dom0 = Arc::new(store.client(DomId::DOM0).unwrap());
+    toolstack::create_domain(&*dom0, &guest()).unwrap();
     store.introduce(GUEST).unwrap();
     let id = DeviceId::new("vbd", 51712, GUEST, DomId::DOM0);
     toolstack::create_device(
