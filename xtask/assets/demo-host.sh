@@ -1,5 +1,5 @@
 # The demo on its host, in the lab or natively: a tap, two servers on it for the guest to talk to, and the guest itself.
-# Set by the caller: BUSYBOX CANTLE KERNEL INITRD DISK VCPUS TAP HOST_IP GUEST_IP MIB CMDLINE OPTIONS CHANNELS PROGRAM
+# Set by the caller: BUSYBOX CANTLE KERNEL INITRD DISK VCPUS TAP HOST_IP GUEST_IP MIB CMDLINE OPTIONS CHANNELS TRANSACTIONS TOOLS PROGRAMS
 # Lines that the caller reads begin with "host: ".
 # One stream, so that lines come whole and in order.
 exec 2>&1
@@ -37,20 +37,23 @@ servers="$servers $!"
 $bb nc -l -p 8081 < "$work/input" > "$work/received" &
 servers="$servers $!"
 
-if [ "$CHANNELS" -gt 0 ]; then
-    # The program that opens them goes into the guest's initial file system: the kernel unpacks one archive after another.
+# What else the guest is to have goes into its initial file system: the kernel unpacks one archive after another.
+if [ -n "$PROGRAMS" ]; then
     $bb mkdir -p "$work/root/bin"
-    $bb cp "$PROGRAM" "$work/root/bin/channels" || fail "no $PROGRAM"
-    (cd "$work/root" && echo bin/channels | $bb cpio -o -H newc) > "$work/channels.cpio" || fail "cannot pack $PROGRAM"
-    $bb cat "$INITRD" "$work/channels.cpio" > "$work/initrd"
+    # shellcheck disable=SC2086
+    $bb cp $PROGRAMS "$work/root/bin" || fail "no $PROGRAMS"
+    (cd "$work/root" && $bb find bin -type f | $bb cpio -o -H newc) > "$work/programs.cpio" || fail "cannot pack $PROGRAMS"
+    # shellcheck disable=SC2086
+    $bb cat "$INITRD" "$work/programs.cpio" $TOOLS > "$work/initrd" || fail "cannot make the initial file system"
     INITRD=$work/initrd
-    echo "host: channels_wanted=$CHANNELS"
 fi
+[ "$CHANNELS" = 0 ] || echo "host: channels_wanted=$CHANNELS"
+[ "$TRANSACTIONS" = 0 ] || echo "host: transactions_wanted=$TRANSACTIONS"
 
 echo "host: start"
 # shellcheck disable=SC2086
 "$CANTLE" run --kernel "$KERNEL" --initrd "$INITRD" --memory 512M --vcpus "$VCPUS" \
-    --cmdline "console=hvc0 quiet panic=-1 demo.host=$HOST_IP demo.ip=$GUEST_IP demo.mib=$MIB demo.channels=$CHANNELS $CMDLINE" \
+    --cmdline "console=hvc0 quiet panic=-1 demo.host=$HOST_IP demo.ip=$GUEST_IP demo.mib=$MIB demo.channels=$CHANNELS demo.transactions=$TRANSACTIONS $CMDLINE" \
     --disk "path=$DISK" --net "tap=$TAP,mac=00:16:3e:00:00:01" --stats json $OPTIONS < /dev/null
 code=$?
 sum=$($bb sha256sum "$work/received")

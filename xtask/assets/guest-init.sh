@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # A guest's init. Kernel parameters choose what it does:
-#   demo.host=IP demo.ip=IP demo.mib=N [demo.channels=N]
+#   demo.host=IP demo.ip=IP demo.mib=N [demo.channels=N] [demo.transactions=N]
 #                                        works its disk (xvda, ext4) and its network interface (eth0), as the demo wants
 #   shell                                a shell on the console
 #   (neither)                            says what it found
@@ -112,6 +112,96 @@ channels() {
     [ $code = 0 ] || fail "channels: $(tail -n 1 /tmp/channels)"
 }
 
+# waits up to 30 s for a command to succeed
+until_so() {
+    left=300
+    until "$@"; do
+        left=$((left - 1))
+        [ $left -gt 0 ] || return 1
+        usleep 100000
+    done
+}
+
+said_so() { grep -q "$1" "$2"; }
+
+# the guest's own part of the tree by Debian's tools
+xenstore_tools() {
+    wait_for -c /dev/xen/xenbus
+    domid=$(xenstore-read domid) || fail "xenstore-read domid"
+    home=/local/domain/$domid
+    xenstore-ls "$home" > /tmp/ls || fail "xenstore-ls $home"
+    xenstore-ls -f "$home" > /tmp/ls-f || fail "xenstore-ls -f $home"
+    lines=$(wc -l < /tmp/ls)
+    [ "$lines" -gt 20 ] && [ "$lines" = "$(wc -l < /tmp/ls-f)" ] || fail "xenstore-ls has $lines lines, $(wc -l < /tmp/ls-f) with -f"
+    for line in "$home/domid = \"$domid\"" "$home/device/vbd/51712/virtual-device = \"51712\"" \
+        "$home/device/vbd/51712/state = \"4\"" "$home/device/vif/0/backend = \"/local/domain/0/backend/vif/$domid/0\""; do
+        grep -qxF "$line" /tmp/ls-f || fail "xenstore-ls -f does not show $line"
+    done
+    # Indentation: one blank for each level below the path that was asked for.
+    grep -q '^device = ""' /tmp/ls && grep -q '^   state = "4"' /tmp/ls || fail "xenstore-ls shows no tree"
+    [ "$(xenstore-list device | sort | tr '\n' ' ')" = "vbd vif " ] || fail "xenstore-list device: $(xenstore-list device)"
+    say "xenstore_ls=$lines"
+
+    xenstore-write data/demo/a 1 data/demo/b 'two words' || fail "xenstore-write"
+    [ "$(xenstore-read data/demo/a data/demo/b | tr '\n' ' ')" = "1 two words " ] || fail "xenstore-read"
+    xenstore-exists data/demo/b && ! xenstore-exists data/demo/c || fail "xenstore-exists"
+    xenstore-chmod data/demo/b "n$domid" r0 || fail "xenstore-chmod"
+    xenstore-ls -p data/demo | grep -q "^b = \"two words\".*(n$domid,r0)" || fail "xenstore-ls -p: $(xenstore-ls -p data/demo)"
+    xenstore-rm data/demo/b || fail "xenstore-rm"
+    [ "$(xenstore-list data/demo)" = a ] || fail "xenstore-list: $(xenstore-list data/demo)"
+    ! xenstore-write name other 2> /dev/null || fail "the guest could change its name"
+}
+
+# a change of the guest's own is seen by its watch
+xenstore_watch() {
+    xenstore-watch -n 3 data/demo > /tmp/watch &
+    watcher=$!
+    until_so said_so '^data/demo$' /tmp/watch || fail "a watch does not begin with an event"
+    xenstore-write data/demo/watched 1 || fail "xenstore-write"
+    xenstore-rm data/demo/watched || fail "xenstore-rm"
+    wait $watcher || fail "xenstore-watch ended with $?"
+    [ "$(tr '\n' ' ' < /tmp/watch)" = "data/demo data/demo/watched data/demo/watched " ] || fail "xenstore-watch: $(cat /tmp/watch)"
+    xenstore-rm data/demo
+}
+
+# takes eth0 from its driver and gives it back; the back end's way through its states is seen by a watch.
+# (Not the disk: blkfront, unlike netfront, does not say that it begins again.)
+reconnect() {
+    driver=/sys/bus/xen/drivers/vif
+    backend=$(xenstore-read device/vif/0/backend)/state
+    xenstore-watch "$backend" > /tmp/watch &
+    watcher=$!
+    until_so said_so state /tmp/watch || fail "a watch of $backend does not begin with an event"
+    echo vif-0 > $driver/unbind || fail "cannot take vif-0 from its driver"
+    until_so backend_is 6 || fail "$backend is $(xenstore-read "$backend") without a driver"
+    echo vif-0 > $driver/bind || fail "cannot give vif-0 to its driver"
+    until_so backend_is 4 || fail "$backend is $(xenstore-read "$backend") with the driver again"
+    kill $watcher
+    # Down by Closing and Closed, up by InitWait and Connected; and the event that a watch begins with.
+    seen=$(grep -c state /tmp/watch)
+    [ "$seen" -ge 4 ] || fail "xenstore-watch saw the host write $backend $seen times only"
+    wait_for -d /sys/class/net/eth0
+    ip link set eth0 up
+    ip addr add "$ip/30" dev eth0
+    ping -c 3 -i 0.2 -W 5 "$host" || fail "no answer to ping after the reconnection"
+    say "reconnected=1"
+}
+
+backend_is() { [ "$(xenstore-read "$backend")" = "$1" ]; }
+
+# xenstore by Debian's tools and by many transactions at once
+xenstore() {
+    PATH=$PATH:/usr/bin
+    xenstore_tools
+    xenstore_watch
+    reconnect
+    say "xenstore_watch=ok"
+    /bin/transactions "$transactions" > /tmp/transactions 2>&1
+    code=$?
+    while read -r line; do say "$line"; done < /tmp/transactions
+    [ $code = 0 ] || fail "transactions: $(tail -n 1 /tmp/transactions)"
+}
+
 /bin/busybox mount -t proc proc /proc
 read -r at _ < /proc/uptime
 echo "guest: init at $at s"
@@ -123,13 +213,14 @@ while read -r module; do
     insmod "/modules/$module.ko" || say "cannot load $module"
 done < /modules/order
 
-host= ip= mib=64 ports=0 shell=
+host= ip= mib=64 ports=0 transactions=0 shell=
 for word in $(cat /proc/cmdline); do
     case $word in
     demo.host=*) host=${word#*=} ;;
     demo.ip=*) ip=${word#*=} ;;
     demo.mib=*) mib=${word#*=} ;;
     demo.channels=*) ports=${word#*=} ;;
+    demo.transactions=*) transactions=${word#*=} ;;
     shell) shell=yes ;;
     esac
 done
@@ -138,6 +229,7 @@ if [ -n "$host" ]; then
     disk
     net
     [ "$ports" = 0 ] || channels
+    [ "$transactions" = 0 ] || xenstore
     found
     evtchn
     grep -E 'CPU0|xen' /proc/interrupts

@@ -58,6 +58,10 @@ pub(crate) struct DemoArgs {
     /// Opens this many event channels in the guest too (20000 unless told otherwise), and signals each.
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "20000")]
     channels: Option<u32>,
+    /// Runs Debian's xenstore tools in the guest too, takes its network interface from its driver and gives it back, and commits this many
+    /// transactions over its ring (10000 unless told otherwise).
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "10000")]
+    xenstore: Option<u32>,
     /// Gives a guest up after this many seconds.
     #[arg(long, default_value_t = TIMEOUT, value_name = "SECONDS")]
     timeout: u64,
@@ -76,6 +80,7 @@ impl Default for DemoArgs {
             transport: None,
             cmdline: String::new(),
             channels: None,
+            xenstore: None,
             timeout: TIMEOUT,
             no_build: false,
         }
@@ -133,12 +138,13 @@ const TRIES: u32 = 4;
 /// Seconds for a guest of [`pairs`]: it takes 20 on an idle machine, and one that hangs is to leave time for another.
 const PAIR_TIMEOUT: u64 = 240;
 
-/// These guests on both lab hosts, with so many event channels: the demo's line for each pair, or why there is none.
+/// These guests on both lab hosts, with so many event channels and transactions: the demo's line for each pair, or why there is none.
 ///
 /// A run that was [`lost`] says nothing of the guest, which then gets a lab of its own. What fails otherwise has failed.
-pub(crate) fn pairs(guests: &[Guest], channels: u32) -> Vec<Result<String>> {
+pub(crate) fn pairs(guests: &[Guest], channels: u32, transactions: u32) -> Vec<Result<String>> {
     let args = DemoArgs {
         channels: Some(channels),
+        xenstore: Some(transactions),
         timeout: PAIR_TIMEOUT,
         ..DemoArgs::default()
     };
@@ -254,12 +260,15 @@ fn on(host: Host, guests: &[Guest], args: &DemoArgs) -> Result<Vec<Result<String
     for guest in guests {
         disks.push(Disk::make(&scratch.path().join(guest.name()))?);
     }
-    let mut extra = Vec::new();
-    if args.channels.is_some() {
-        if !args.no_build {
-            guests::build()?;
+    let extra = programs_for_guests(args);
+    if !extra.is_empty() && !args.no_build {
+        guests::build()?;
+    }
+    if args.xenstore.is_some() {
+        // Before the lab is up: it sees what is there when it begins.
+        for guest in guests {
+            images::xenstore_tools(*guest)?;
         }
-        extra.push(guests::channels());
     }
     let mut place = if host == Host::Native {
         if !args.no_build {
@@ -315,6 +324,18 @@ fn on(host: Host, guests: &[Guest], args: &DemoArgs) -> Result<Vec<Result<String
     Ok(outcomes)
 }
 
+/// The programs that go into the guest's initial file system.
+fn programs_for_guests(args: &DemoArgs) -> Vec<PathBuf> {
+    [
+        args.channels.map(|_| "channels"),
+        args.xenstore.map(|_| "transactions"),
+    ]
+    .into_iter()
+    .flatten()
+    .map(guests::program)
+    .collect()
+}
+
 /// The guest's run: what it said, if it came to its proper end.
 fn run(place: &mut Place, name: &str, script: &str, log: &Path, args: &DemoArgs) -> Result<Report> {
     // A run that is under way elsewhere keeps its own file.
@@ -360,6 +381,14 @@ fn script(place: &Place, guest: Guest, disk: PathBuf, args: &DemoArgs) -> Result
     let body =
         fs::read_to_string(&asset).with_context(|| format!("cannot read {}", asset.display()))?;
     let image = place.guest(images::guest(guest)?, guest);
+    let tools = match args.xenstore {
+        Some(_) => place.beside(&images::xenstore_tools(guest)?, &image),
+        None => PathBuf::new(),
+    };
+    let programs: Vec<String> = programs_for_guests(args)
+        .iter()
+        .map(|program| place.program(program).to_string_lossy().into_owned())
+        .collect();
     let options = match &args.transport {
         Some(transport) => format!("--transport {transport}"),
         None => String::new(),
@@ -379,7 +408,12 @@ fn script(place: &Place, guest: Guest, disk: PathBuf, args: &DemoArgs) -> Result
         ("CMDLINE", args.cmdline.clone().into()),
         ("OPTIONS", options.into()),
         ("CHANNELS", args.channels.unwrap_or(0).to_string().into()),
-        ("PROGRAM", place.program(&guests::channels())),
+        (
+            "TRANSACTIONS",
+            args.xenstore.unwrap_or(0).to_string().into(),
+        ),
+        ("TOOLS", tools),
+        ("PROGRAMS", programs.join(" ").into()),
     ] {
         let word = lab::quoted(&[value.to_string_lossy().into_owned()]);
         script.push_str(&format!("{name}={word}\n"));

@@ -11,7 +11,11 @@ use crate::{process, programs, workspace};
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
 
 /// The packages and what each is built for.
-const PACKAGES: [(&str, &str); 2] = [("probe", TARGET), ("channels", programs::TARGET)];
+const PACKAGES: [(&str, &str); 3] = [
+    ("probe", TARGET),
+    ("channels", programs::TARGET),
+    ("transactions", programs::TARGET),
+];
 
 /// `cargo xtask guests`: builds them into `target/guests/TARGET/release`.
 pub(crate) fn build() -> Result<()> {
@@ -21,10 +25,10 @@ pub(crate) fn build() -> Result<()> {
     Ok(())
 }
 
-/// Where the program that opens many channels is, built or not.
-pub(crate) fn channels() -> PathBuf {
+/// Where a program for Linux guests is, built or not.
+pub(crate) fn program(name: &str) -> PathBuf {
     let folder = workspace::target().join("guests").join(programs::TARGET);
-    folder.join("release/channels")
+    folder.join("release").join(name)
 }
 
 /// cargo with this subcommand, for each package of the guests' workspace.

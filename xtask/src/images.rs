@@ -12,6 +12,8 @@ use crate::modules::Modules;
 use crate::packages::{self, Content, Release, Set};
 use crate::workspace;
 
+mod tools;
+
 /// The kernels of one Debian release: the cloud flavour for guests, the full one for hosts (and as a guest).
 const KERNEL_SETS: [Set; 2] = [
     Set {
@@ -23,6 +25,20 @@ const KERNEL_SETS: [Set; 2] = [
         name: "kernels-debian13",
         release: Release::Trixie,
         content: Content::BehindMeta(&["linux-image-amd64", "linux-image-cloud-amd64"]),
+    },
+];
+
+/// Each release's own xenstore tools, with the libraries that they run on.
+const TOOL_SETS: [Set; 2] = [
+    Set {
+        name: "xenstore-tools-debian12",
+        release: Release::Bookworm,
+        content: Content::Packages(&tools::PACKAGES),
+    },
+    Set {
+        name: "xenstore-tools-debian13",
+        release: Release::Trixie,
+        content: Content::Packages(&tools::PACKAGES),
     },
 ];
 
@@ -75,6 +91,14 @@ impl Debian {
         match self {
             Self::Debian12 => "debian12",
             Self::Debian13 => "debian13",
+        }
+    }
+
+    fn tools(self) -> &'static Set {
+        let [twelve, thirteen] = &TOOL_SETS;
+        match self {
+            Self::Debian12 => twelve,
+            Self::Debian13 => thirteen,
         }
     }
 
@@ -168,6 +192,25 @@ pub(crate) fn guest(guest: Guest) -> Result<Image> {
     let folder = workspace::lab("guests")?.join(guest.name());
     let init = workspace::asset("guest-init.sh");
     build(debian, flavour, &GUEST_MODULES, Some(&init), &folder)
+}
+
+/// The archive with a guest's xenstore tools, to be appended to its initial file system; beside that one.
+pub(crate) fn xenstore_tools(guest: Guest) -> Result<PathBuf> {
+    let (debian, _) = guest.parts();
+    let folder = workspace::lab("guests")?.join(guest.name());
+    let archive = folder.join("xenstore-tools.cpio");
+    if archive.exists() {
+        return Ok(archive);
+    }
+    let root = packages::unpacked(debian.tools())?;
+    workspace::make(&folder)?;
+    let fresh = folder.join("xenstore-tools.cpio.new");
+    let out = BufWriter::new(
+        File::create(&fresh).with_context(|| format!("cannot write {}", fresh.display()))?,
+    );
+    tools::pack(&root, out)?;
+    fs::rename(&fresh, &archive)?;
+    Ok(archive)
 }
 
 /// Writes the archive that is appended to a host's: its init script and the programs, in `/usr/local/bin`.

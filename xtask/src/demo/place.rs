@@ -106,6 +106,16 @@ impl Place {
         }
     }
 
+    /// What the host calls a file in the folder of a guest's images.
+    pub(super) fn beside(&self, file: &Path, image: &Image) -> PathBuf {
+        match self {
+            Self::Lab(_) => image
+                .initrd
+                .with_file_name(file.file_name().unwrap_or_default()),
+            Self::Native => file.to_path_buf(),
+        }
+    }
+
     /// What the host calls one of the extra programs.
     pub(super) fn program(&self, program: &Path) -> PathBuf {
         match self {

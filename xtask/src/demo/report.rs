@@ -57,6 +57,21 @@ struct Line<'a> {
     /// Event channels that the guest opened and signalled, where it was asked to.
     #[serde(skip_serializing_if = "Option::is_none")]
     channels: Option<u64>,
+    /// What the guest did with xenstore, where it was asked to.
+    #[serde(flatten)]
+    xenstore: Option<Xenstore>,
+}
+
+/// Transactions over the guest's ring.
+#[derive(Debug, Serialize)]
+struct Xenstore {
+    /// Those committed: as many as were asked for.
+    transactions: u64,
+    transactions_per_s: f64,
+    /// Commits that came too late and were begun anew.
+    transactions_again: u64,
+    /// Transactions whose effect was not there, or there twice.
+    transactions_failed: u64,
 }
 
 /// The most returns from the kernel of a guest whose events KVM delivers; there are about 450, and 16,000 otherwise.
@@ -197,6 +212,7 @@ impl Report {
             disk_mbps: self.number("disk_read_MBps")?,
             net_mbps: self.number("net_down_MBps")?,
             channels: self.channels()?,
+            xenstore: self.xenstore()?,
         };
         Ok(serde_json::to_string(&line)?)
     }
@@ -212,6 +228,35 @@ impl Report {
             "the guest opened {opened} event channels, not {wanted}"
         );
         Ok(Some(opened.parse()?))
+    }
+
+    /// The guest's xenstore, if it was asked for: its tools worked, its interface came back, and all transactions were committed once.
+    fn xenstore(&self) -> Result<Option<Xenstore>> {
+        let Some(wanted) = self.values.get("transactions_wanted") else {
+            return Ok(None);
+        };
+        for what in ["xenstore_ls", "xenstore_watch", "reconnected"] {
+            self.value(what)?;
+        }
+        let count = |name| -> Result<u64> {
+            let value = self.value(name)?;
+            value
+                .parse()
+                .with_context(|| format!("the guest's {name} is {value:?}"))
+        };
+        let done = Xenstore {
+            transactions: count("transactions")?,
+            transactions_per_s: self.number("transactions_per_s")?,
+            transactions_again: count("transactions_again")?,
+            transactions_failed: count("transactions_failed")?,
+        };
+        ensure!(
+            done.transactions.to_string() == *wanted && done.transactions_failed == 0,
+            "of {wanted} transactions the guest committed {}, and {} failed",
+            done.transactions,
+            done.transactions_failed
+        );
+        Ok(Some(done))
     }
 
     /// The JSON object among what was said after the guest's end.
@@ -290,6 +335,33 @@ mod tests {
         assert_eq!(line["channels"], 200);
         assert!(with("guest: channels=198").judge(0).is_err());
         assert!(with("").judge(0).is_err());
+    }
+
+    #[test]
+    fn transactions_that_were_asked_for_are_in_the_line() {
+        let asked = "host: transactions_wanted=50\nhost: start";
+        let good = "guest: xenstore_ls=90\nguest: xenstore_watch=ok\nguest: reconnected=1\n\
+            guest: transactions_per_s=400\nguest: transactions_again=3\nguest: transactions_failed=0\n\
+            guest: transactions=50\nguest: done";
+        let with = |said: &str| {
+            let text = GOOD.replace("host: start", asked);
+            report(&text.replace("guest: done", said))
+        };
+        let line = with(good).line("debian12").unwrap();
+        let line: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["transactions"], 50);
+        assert_eq!(line["transactions_per_s"], 400.0);
+        assert_eq!(line["transactions_again"], 3);
+        for (from, to) in [
+            ("=50", "=49"),
+            ("failed=0", "failed=1"),
+            ("guest: xenstore_watch=ok\n", ""),
+            ("guest: reconnected=1\n", ""),
+        ] {
+            assert!(with(&good.replace(from, to)).judge(0).is_err(), "{from}");
+        }
+        let line = report(GOOD).line("debian12").unwrap();
+        assert!(!line.contains("transactions"));
     }
 
     #[test]
