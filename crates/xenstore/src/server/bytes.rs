@@ -15,7 +15,9 @@ pub struct Fed {
 impl Server {
     /// Takes bytes from a connection and handles the messages that they complete. Returns how many bytes were taken:
     /// fewer than all only where the client leaves too much unread ([`Quota::Outstanding`](crate::Quota::Outstanding)); the
-    /// rest is to be fed again when it has read some.
+    /// rest is to be fed again when it has read some; or, for a bounded while, where another's transaction failed again and
+    /// again by what this client wrote: it is to be fed again at the next opportunity, or at the latest when
+    /// [`take_ready`](Self::take_ready) names it.
     ///
     /// # Errors
     ///
@@ -35,7 +37,7 @@ impl Server {
         let end = begun.saturating_add(budget.into());
         let mut rest = bytes;
         loop {
-            if self.work >= end || self.must_wait(conn) {
+            if self.work >= end || self.must_wait(conn) || self.is_held(conn) {
                 break;
             }
             let connection = self.connections.get_mut(&conn).ok_or(Closed::Unknown)?;

@@ -16,6 +16,7 @@ mod features;
 mod host;
 mod log;
 mod outbox;
+mod patience;
 mod quota;
 mod requests;
 mod stats;
@@ -111,6 +112,7 @@ pub struct Server {
     next_watch: u64,
     /// Units of work done, ever: see [`Fed::work`].
     work: u64,
+    patience: patience::Patience,
 }
 
 impl Default for Server {
@@ -142,6 +144,7 @@ impl Server {
             actions: VecDeque::new(),
             next_conn: 1,
             next_watch: 1,
+            patience: patience::Patience::default(),
             work: 0,
         }
     }
@@ -193,6 +196,7 @@ impl Server {
     /// Ends a connection: its transactions are aborted, its watches dropped. Ending it twice is harmless.
     pub fn disconnect(&mut self, conn: ConnId) {
         self.drop_watches(conn);
+        self.forget_patience(conn);
         if let Some(connection) = self.connections.remove(&conn) {
             let open = connection.transactions.len();
             let domid = connection.actor.domid;
@@ -209,6 +213,7 @@ impl Server {
     /// or not yet sent is forgotten. A guest's ring that is reconnected begins so.
     pub fn reset(&mut self, conn: ConnId) {
         self.drop_watches(conn);
+        self.forget_patience(conn);
         if let Some(connection) = self.connections.get_mut(&conn) {
             let open = core::mem::take(&mut connection.transactions).len();
             connection.partial = Vec::new();
@@ -361,6 +366,7 @@ impl Server {
                 log::access(domid, op, tx, payload, result);
             }
         }
+        self.count_patience(conn);
         self.settle(conn);
     }
 

@@ -87,6 +87,8 @@ pub(crate) struct Book {
     /// Of the newest change, also one in a transaction.
     generation: u64,
     perms: PermsTable,
+    /// Where the last commit failed, until somebody asks.
+    conflict: Option<Box<str>>,
 }
 
 impl Store {
@@ -183,6 +185,11 @@ impl Store {
         self.tree = tree;
         self.book.accounts.add_all(&delta);
         Ok(changes)
+    }
+
+    /// The path at which the last commit found something else than the transaction had, if it failed for that.
+    pub(crate) fn take_conflict(&mut self) -> Option<Box<str>> {
+        self.book.conflict.take()
     }
 
     /// A domain is no more: nothing in the store speaks of it any longer, so that the next domain of its number

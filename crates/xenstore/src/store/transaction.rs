@@ -13,7 +13,9 @@
 //! node that was created beside the one read is none either, while a directory that was listed conflicts with any change
 //! of its list.
 //!
-//! A transaction can only fail where another change was committed meanwhile, so somebody always makes progress.
+//! A transaction can only fail where another change was committed meanwhile, so somebody always makes progress; that it is not
+//! always the same one is seen to by the server (`server/patience.rs`). A commit that was interfered with costs what its log
+//! costs, however large the store is and however much has changed in it.
 
 use cantle_abi::{DomId, Errno};
 
@@ -220,6 +222,7 @@ impl Transaction {
                 }
             };
             if !same {
+                view.book.conflict = Some(path.clone());
                 return Err(Errno::EAGAIN);
             }
         }

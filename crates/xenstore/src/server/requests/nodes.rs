@@ -61,6 +61,7 @@ impl Server {
             let change = self.quotas.ask(actor, &path, |allowance| {
                 self.store.edit(actor, &path, &edit, allowance)
             })?;
+            self.patience.changed(conn, change.as_slice());
             self.fire(change.as_slice());
             return Ok(Reply::Done);
         }

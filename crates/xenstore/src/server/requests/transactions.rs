@@ -25,6 +25,7 @@ impl Server {
         let tx = connection.new_tx();
         connection.transactions.insert(tx, begun);
         self.log_transaction(actor.domid, TxId(tx), "begun");
+        self.begin_patience(conn, tx);
         Ok(Reply::text(&tx.to_string()))
     }
 
@@ -46,6 +47,7 @@ impl Server {
         self.quotas.budget(actor.domid).close_transactions(1);
         if !commit {
             self.log_transaction(actor.domid, tx, "aborted");
+            self.end_patience(conn, tx.0, false);
             return Ok(Reply::Done);
         }
         let result = self.quotas.ask(actor, "", |allowance| {
@@ -57,7 +59,13 @@ impl Server {
             "refused"
         };
         self.log_transaction(actor.domid, tx, what);
-        self.fire(&result?);
+        if let Some(path) = self.store.take_conflict() {
+            self.patience.failed(conn, &path);
+        }
+        self.end_patience(conn, tx.0, result.is_ok());
+        let changes = result?;
+        self.patience.changed(conn, &changes);
+        self.fire(&changes);
         Ok(Reply::Done)
     }
 

@@ -97,6 +97,7 @@ impl Server {
     /// Drops the caller's watches and transactions, as a kernel wants that was started by another.
     pub(super) fn reset_watches(&mut self, conn: ConnId) -> Result<Reply, Errno> {
         self.drop_watches(conn);
+        self.forget_patience(conn);
         let connection = self.connection(conn)?;
         let open = core::mem::take(&mut connection.transactions).len();
         connection.transaction_bytes = 0;
