@@ -45,11 +45,12 @@ pub(crate) fn built() -> Vec<PathBuf> {
     PACKAGES.iter().map(|name| folder.join(name)).collect()
 }
 
-/// Builds `cantle` for this machine.
+/// Builds `cantle` and the xenstore daemon for this machine.
 pub(crate) fn build_native() -> Result<()> {
     let mut build = cargo();
-    build.args(["build", "--quiet", "--release", "--package", "cantle"]);
-    process::run(&mut build).context("cannot build cantle")
+    build.args(["build", "--quiet", "--release"]);
+    build.args(["--package", "cantle", "--package", "cantle-xenstored"]);
+    process::run(&mut build).context("cannot build the programs")
 }
 
 /// Where this machine's `cantle` is, built or not.
