@@ -15,7 +15,7 @@ use super::watches::{Watch, WatchIndex};
 use super::{ConnId, ConnMap, Connection, Server};
 use crate::path::{components, prefixes};
 use crate::quota::Quotas;
-use crate::store::{Actor, Change, Store, descend};
+use crate::store::{Actor, Change, Store, Tree, descend};
 
 /// Where events go: all connections, the list of those with something new, and who pays.
 struct Sink<'a> {
@@ -59,9 +59,19 @@ impl Sink<'_> {
 }
 
 impl Server {
-    /// Queues the events of changes that happen at once: the edits of a transaction, or a domain's end. Each watch is told of a path
-    /// once.
+    /// Queues the events of changes. Where there are several they happen at once: each watch is told of a path once.
     pub(super) fn fire(&mut self, changes: &[Change]) {
+        self.fire_net(changes, None);
+    }
+
+    /// Queues the events of what a transaction has changed since `before`: of nothing that came and went within it, and by
+    /// none of the permissions that were only set on the way.
+    pub(super) fn fire_committed(&mut self, changes: &[Change], before: &Tree) {
+        // One change alone is what it comes to.
+        self.fire_net(changes, Some(before).filter(|_| changes.len() > 1));
+    }
+
+    fn fire_net(&mut self, changes: &[Change], before: Option<&Tree>) {
         let steps: u64 = changes.iter().map(|change| u64::from(change.steps)).sum();
         let others = changes.len().saturating_sub(1) as u64;
         self.work = self.work.saturating_add(others).saturating_add(steps);
@@ -78,7 +88,17 @@ impl Server {
             told: (changes.len() > 1).then(HashSet::new),
         };
         for change in changes {
-            fire(&self.watches, &mut sink, change);
+            if !self.watches.concern(&change.path, change.removed.is_some()) {
+                continue;
+            }
+            match before {
+                None => fire(&self.watches, &mut sink, change),
+                Some(before) => {
+                    if let Some(net) = change.net(before, &self.store.tree) {
+                        fire(&self.watches, &mut sink, &net);
+                    }
+                }
+            }
         }
     }
 

@@ -99,6 +99,11 @@ impl WatchIndex {
             .flat_map(|(level, prefix)| self.at(prefix).iter().map(move |watch| (level, watch)))
     }
 
+    /// Whether there is any watch on a path or above it, or, if that matters, below.
+    pub(super) fn concern(&self, path: &str, below: bool) -> bool {
+        self.covering(path).next().is_some() || (below && self.below(path).next().is_some())
+    }
+
     /// The watched paths below a path that is not the root, in order, each with its watches.
     pub(super) fn below(&self, path: &str) -> impl Iterator<Item = (&Arc<str>, &[Arc<Watch>])> {
         let within = format!("{path}/");

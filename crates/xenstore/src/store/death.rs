@@ -1,5 +1,9 @@
 //! What is left of a domain when it is gone: nothing.
 //!
+//! The rule is the protocol's: **what it owned is removed, with all that is below, whoever owns that; from the permissions of all
+//! other nodes its number is struck.** (It could have removed its nodes with all below them itself.) Only the root stays in any
+//! case: if it was the domain's, it becomes domain 0's, empty and private. So the next domain of its number inherits nothing.
+//!
 //! What there is to be done is found first, by a walk that goes only where the domain may be mentioned (see
 //! [`Mentions`](super::mentions::Mentions)), and done after. So it costs about what the domain had: the directories on the
 //! way to its nodes are looked through, and where one of 64 other domains happens to have the same bit, its nodes are too.
@@ -17,7 +21,7 @@ use crate::Perms;
 /// What has to be done, children before their parents.
 #[derive(Debug, Default)]
 struct Work {
-    /// Tops of subtrees that are all the domain's.
+    /// The domain's nodes that are not below another of its own.
     gone: Vec<String>,
     /// Nodes that stay, and mention the domain.
     struck: Vec<String>,
@@ -31,28 +35,18 @@ struct Frame<'t> {
     path: String,
     pieces: Pieces<'t>,
     part: Option<Part<'t>>,
-    /// Something below it stays.
-    kept: bool,
     /// The domain's bit is another's, too, somewhere below.
     shared_bit: bool,
-    /// How much was to be done when we came here.
-    gone: usize,
-    struck: usize,
-    stale: usize,
 }
 
 impl<'t> Frame<'t> {
-    fn new(node: NodeRef<'t>, path: String, work: &Work) -> Self {
+    fn new(node: NodeRef<'t>, path: String) -> Self {
         Self {
             pieces: node.pieces(),
             node,
             path,
             part: None,
-            kept: false,
             shared_bit: false,
-            gone: work.gone.len(),
-            struck: work.struck.len(),
-            stale: work.stale.len(),
         }
     }
 
@@ -63,30 +57,17 @@ impl<'t> Frame<'t> {
                 if mentions(child.perms(), dead) || child.mentions_below().may_contain(dead) {
                     return Some((name, child));
                 }
-                self.kept = true;
                 self.shared_bit |= Mentions::of(child.perms()).may_contain(dead);
             }
             let part = self.pieces.next()?;
             if part.mentions().may_contain(dead) {
                 self.part = Some(part);
-            } else {
-                self.kept = true;
             }
         }
     }
 
-    /// It has been looked through: what is to be done with it. Whether it stays, and has the domain's bit for others' sake.
-    fn decide(self, dead: DomId, work: &mut Work) -> (bool, bool) {
-        let own = self.node.perms().owner == dead;
-        // The root stays in any case.
-        if own && !self.kept && !self.path.is_empty() {
-            // Those below are gone with it.
-            work.gone.truncate(self.gone);
-            work.struck.truncate(self.struck);
-            work.stale.truncate(self.stale);
-            work.gone.push(self.path);
-            return (false, false);
-        }
+    /// It has been looked through and stays: what is to be done with it. Whether it has the domain's bit for others' sake.
+    fn decide(self, dead: DomId, work: &mut Work) -> bool {
         let others = Mentions::of(&without(self.node.perms(), dead)).may_contain(dead);
         if mentions(self.node.perms(), dead) {
             work.struck.push(self.path.clone());
@@ -94,7 +75,7 @@ impl<'t> Frame<'t> {
         if !self.shared_bit && self.node.mentions_below().may_contain(dead) {
             work.stale.push(self.path);
         }
-        (true, self.shared_bit || others)
+        self.shared_bit || others
     }
 }
 
@@ -117,26 +98,27 @@ fn without(perms: &Arc<Perms>, dead: DomId) -> Arc<Perms> {
 
 fn find(tree: &Tree, dead: DomId) -> Work {
     let mut work = Work::default();
-    let mut stack = vec![Frame::new(tree.root(), String::new(), &work)];
+    let mut stack = vec![Frame::new(tree.root(), String::new())];
     while let Some(top) = stack.last_mut() {
         if let Some((name, child)) = top.next(dead) {
             let path = format!("{}/{name}", top.path);
-            stack.push(Frame::new(child, path, &work));
+            if child.perms().owner == dead {
+                work.gone.push(path);
+            } else {
+                stack.push(Frame::new(child, path));
+            }
             continue;
         }
         let Some(frame) = stack.pop() else { break };
-        let (stays, shared_bit) = frame.decide(dead, &mut work);
+        let shared_bit = frame.decide(dead, &mut work);
         if let Some(parent) = stack.last_mut() {
-            parent.kept |= stays;
             parent.shared_bit |= shared_bit;
         }
     }
     work
 }
 
-/// Removes every trace of a domain: nodes of its own that have none of others below them go; those that have become
-/// dom0's, empty and private; from all other nodes' permissions its name is struck. Returns what watchers may be told,
-/// removed subtrees by their tops. Without recursion.
+/// Removes every trace of a domain. Returns what watchers may be told, removed subtrees by their tops. Without recursion.
 pub(super) fn scrub(
     tree: &mut Tree,
     dead: DomId,

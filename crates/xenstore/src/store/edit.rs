@@ -268,6 +268,34 @@ impl Change {
             .flatten()
             .any(|perms| watcher.may_read(perms))
     }
+
+    /// What the change at its path comes to from one state to another, both of which others can see; `None` where there is
+    /// nothing at the path in either.
+    pub(crate) fn net(&self, before: &Tree, after: &Tree) -> Option<Self> {
+        let perms = |tree: &Tree, path: &str| tree.get(path).map(|node| Arc::clone(node.perms()));
+        let made = match before.find(&self.path) {
+            Found::Node(_) => 0,
+            Found::Missing { missing, .. } => missing,
+        };
+        let (was, is) = (perms(before, &self.path), perms(after, &self.path));
+        let above = self.path.rsplit_once('/').map_or("", |(above, _)| above);
+        let parent = match (&was, &is) {
+            (None, None) => return None,
+            (Some(_), Some(_)) => None,
+            (Some(_), None) => perms(before, above),
+            (None, Some(_)) => perms(after, above),
+        };
+        let removed = self.removed.as_ref().and_then(|_| before.get(&self.path));
+        Some(Self {
+            path: Arc::clone(&self.path),
+            before: was,
+            after: is,
+            parent,
+            removed: removed.map(|node| node.keep()),
+            made,
+            steps: self.steps,
+        })
+    }
 }
 
 /// The cost of the last `missing` nodes of a path, the last of which has the value.

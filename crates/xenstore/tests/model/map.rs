@@ -319,21 +319,34 @@ impl Map {
         Ok(b"OK\0".to_vec())
     }
 
+    /// What the events of a transaction come to, when this map is what `before` has become: who knew the node as it was or
+    /// knows it as it is, or may list where it came or went, is told; what came and went on the way is nothing.
+    pub(crate) fn net(&self, events: Vec<Event>, before: &Self) -> Vec<Event> {
+        let seen = |event: Event| {
+            let was = before.nodes.get(&event.path);
+            let is = self.nodes.get(&event.path).filter(|_| !event.exact);
+            let above = match (was, is) {
+                (Some(_), None) => before.nodes.get(&parent(&event.path)),
+                (None, Some(_)) => self.nodes.get(&parent(&event.path)),
+                _ => None,
+            };
+            let known_by = [was, is, above].into_iter().flatten();
+            Event {
+                known_by: known_by.map(|entry| entry.perms.clone()).collect(),
+                ..event
+            }
+        };
+        events.into_iter().map(seen).collect()
+    }
+
     /// A domain is gone.
     pub(crate) fn die(&mut self, dead: DomId) -> Vec<Event> {
-        // Those that have nothing of others below them go, by their tops.
-        let goes = |map: &Self, top: &str| {
-            top != "/"
-                && map
-                    .nodes
-                    .iter()
-                    .filter(|(path, _)| *path == top || below(path, top))
-                    .all(|(_, entry)| entry.perms.owner == dead)
-        };
+        // What it owned goes, with all that is below.
         let mut events = Vec::new();
         let paths: Vec<_> = self.nodes.keys().cloned().collect();
         for path in paths {
-            if self.nodes.contains_key(&path) && goes(self, &path) {
+            let own = |entry: &Entry| entry.perms.owner == dead;
+            if path != "/" && self.nodes.get(&path).is_some_and(own) {
                 self.take_out(&path, &mut events);
             }
         }

@@ -321,8 +321,8 @@ impl World {
                 "refused without reason: {:?}",
                 open.log
             );
-            self.map = map;
-            self.announce(&all, expected);
+            let before = std::mem::replace(&mut self.map, map);
+            self.announce(&self.map.net(all, &before), expected);
         } else {
             prop_assert_eq!(answer, Err(Errno::EAGAIN), "committed, but: {:?}", open.log);
         }

@@ -224,6 +224,47 @@ fn a_transaction_is_told_when_it_is_committed_each_path_once() {
 }
 
 #[test]
+fn what_a_transaction_does_on_the_way_is_not_told() {
+    let (mut server, dom0, guest) = world();
+    let s = &mut server;
+    ask(s, dom0, XS_WRITE, b"/x/old/leaf\0");
+    watch(s, guest, &["/x all", "/x/old/leaf leaf", "/x/new/leaf new"]);
+    let open = |s: &mut Server| -> u32 {
+        let tx = ask(s, dom0, XS_TRANSACTION_START, b"\0");
+        tx.trim_end_matches('|').parse().unwrap()
+    };
+    // Readable in the transaction only: neither before nor after.
+    let tx = open(s);
+    for (op, payload) in [
+        (XS_WRITE, &b"/x/secret\0"[..]),
+        (XS_SET_PERMS, b"/x/secret\0n0\0r5\0"),
+        (XS_SET_PERMS, b"/x/secret\0n0\0"),
+        (XS_WRITE, b"/x/gone/leaf\0"),
+        (XS_SET_PERMS, b"/x/gone\0r0\0"),
+        (XS_SET_PERMS, b"/x/gone/leaf\0r0\0"),
+        (XS_RM, b"/x/gone\0"),
+        (XS_SET_PERMS, b"/x/old/leaf\0r0\0"),
+        (XS_RM, b"/x/old\0"),
+    ] {
+        assert_eq!(ask_in(s, dom0, op, tx, payload), "OK|");
+    }
+    assert_eq!(ask_in(s, dom0, XS_TRANSACTION_END, tx, b"T\0"), "OK|");
+    assert_eq!(events(s, guest), [""; 0]);
+    // Readable at the end.
+    let tx = open(s);
+    for (op, payload) in [
+        (XS_WRITE, &b"/x/new/leaf\0"[..]),
+        (XS_RM, b"/x/new\0"),
+        (XS_WRITE, b"/x/new/leaf\0"),
+        (XS_SET_PERMS, b"/x/new/leaf\0n0\0r5\0"),
+    ] {
+        assert_eq!(ask_in(s, dom0, op, tx, payload), "OK|");
+    }
+    assert_eq!(ask_in(s, dom0, XS_TRANSACTION_END, tx, b"T\0"), "OK|");
+    assert_eq!(events(s, guest), ["/x/new/leaf all", "/x/new/leaf new"]);
+}
+
+#[test]
 fn a_removed_subtree_is_told_to_those_who_could_see_what_was_in_it() {
     let (mut server, dom0, guest) = world();
     let s = &mut server;

@@ -50,6 +50,7 @@ impl Server {
             self.end_patience(conn, tx.0, false);
             return Ok(Reply::Done);
         }
+        let before = self.store.tree.clone();
         let result = self.quotas.ask(actor, "", |allowance| {
             self.store.commit(open, actor, allowance)
         });
@@ -65,7 +66,7 @@ impl Server {
         self.end_patience(conn, tx.0, result.is_ok());
         let changes = result?;
         self.patience.changed(conn, &changes);
-        self.fire(&changes);
+        self.fire_committed(&changes, &before);
         Ok(Reply::Done)
     }
 

@@ -153,20 +153,19 @@ fn rename(pairs: &[(u16, u16)], domain: DomId) -> DomId {
 }
 
 fn die(map: &mut Map, dead: DomId) {
-    // Longest paths first, so that those below are decided before.
-    let mut paths: Vec<_> = map.keys().cloned().collect();
-    paths.sort_by_key(|path| core::cmp::Reverse(path.len()));
-    for path in paths {
-        let leaf = below(map, &path).len() == 1;
-        let (value, perms) = map.get_mut(&path).unwrap();
-        perms.listed.retain(|(domain, _)| *domain != dead);
-        if perms.owner == dead {
-            value.clear();
-            *perms = Perms::new(DomId::DOM0, Access::None);
-            if leaf && !path.is_empty() {
-                map.remove(&path);
-            }
+    let owned = |map: &Map, path: &str| map.get(path).is_some_and(|(_, perms)| perms.owner == dead);
+    for path in map.keys().cloned().collect::<Vec<_>>() {
+        if !path.is_empty() && owned(map, &path) {
+            let within = format!("{path}/");
+            map.retain(|other, _| *other != path && !other.starts_with(&within));
         }
+    }
+    if owned(map, "") {
+        let private = Perms::new(DomId::DOM0, Access::None);
+        map.insert(String::new(), (Vec::new(), private));
+    }
+    for (_, perms) in map.values_mut() {
+        perms.listed.retain(|(domain, _)| *domain != dead);
     }
 }
 
