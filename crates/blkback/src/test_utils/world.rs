@@ -69,6 +69,16 @@ impl World {
     pub fn backend(&self, image: Box<dyn BlockImage>) -> Result<Backend, BackendError> {
         let client = self.client(BACK).map_err(BackendError::Poll)?;
         toolstack::create_device(&*client, &self.id, &[], &[])?;
+        self.backend_again(image)
+    }
+
+    /// A backend for the directories as they are, as one is started after another that died.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Backend::new`].
+    pub fn backend_again(&self, image: Box<dyn BlockImage>) -> Result<Backend, BackendError> {
+        let client = self.client(BACK).map_err(BackendError::Poll)?;
         let (channels, grants) = self.platform();
         Backend::new(client, channels, grants, image, self.id.clone())
     }
