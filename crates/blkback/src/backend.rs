@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use cantle_evtchn::EventChannels;
 use cantle_grant::GrantMapper;
+pub use cantle_xenstore::xenbus::Progress;
 use cantle_xenstore::xenbus::{Backend as Xenbus, Device, DeviceId, Phase, XenbusState};
 use cantle_xenstore::{Client, Error as StoreError};
 use vmm_sys_util::eventfd::EventFd;
@@ -35,17 +36,6 @@ pub enum BackendError {
     /// The host has no descriptors left, or polling failed.
     #[error("cannot poll")]
     Poll(#[source] io::Error),
-}
-
-/// What to do next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// There is more to do already: call [`Backend::process`] again.
-    More,
-    /// Call again when [`Backend::fd`] is readable.
-    Idle,
-    /// The device was taken away and is closed: drop the backend.
-    Finished,
 }
 
 /// One virtual disk for one front end. What an embedder makes, and either polls or gives a thread.
@@ -237,13 +227,8 @@ impl Backend {
     }
 
     fn progress(&mut self, phase: Phase) -> Progress {
-        match phase {
-            Phase::Running(_) => Progress::Idle,
-            Phase::Finished => {
-                self.finished = true;
-                Progress::Finished
-            }
-        }
+        self.finished |= phase == Phase::Finished;
+        phase.into()
     }
 }
 

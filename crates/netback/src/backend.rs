@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use cantle_evtchn::EventChannels;
 use cantle_grant::GrantMapper;
+pub use cantle_xenstore::xenbus::Progress;
 use cantle_xenstore::xenbus::{self, DeviceId, Phase, XenbusState};
 use cantle_xenstore::{Client, Error as StoreError};
 use vmm_sys_util::eventfd::EventFd;
@@ -28,17 +29,6 @@ pub enum BackendError {
     /// No descriptor is free, or waiting fails.
     #[error("cannot wait for events")]
     Poll(#[from] io::Error),
-}
-
-/// What a back end wants after [`Backend::process`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// There is more to do already: call [`Backend::process`] again.
-    More,
-    /// Call again when [`Backend::fd`] is readable.
-    Idle,
-    /// The device was taken away and is closed: drop the back end.
-    Finished,
 }
 
 /// One interface's back end: from the xenbus handshake to the packets.
@@ -172,10 +162,9 @@ impl Backend {
     }
 
     fn progress(&self, phase: Phase) -> Progress {
-        match phase {
-            Phase::Finished => Progress::Finished,
-            Phase::Running(_) if self.left_over => Progress::More,
-            Phase::Running(_) => Progress::Idle,
+        match Progress::from(phase) {
+            Progress::Idle if self.left_over => Progress::More,
+            progress => progress,
         }
     }
 }

@@ -52,6 +52,26 @@ pub enum Phase {
     Finished,
 }
 
+/// What a back end of any kind wants next of whoever polls it: its share of the handshake, and its rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// There is more to do already: call it again.
+    More,
+    /// Call it again when its descriptor is readable.
+    Idle,
+    /// The device was taken away and is closed: drop it.
+    Finished,
+}
+
+impl From<Phase> for Progress {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Running(_) => Self::Idle,
+            Phase::Finished => Self::Finished,
+        }
+    }
+}
+
 /// Which device: its kind, its number, and the two domains at its ends. It knows the device's paths.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DeviceId {
