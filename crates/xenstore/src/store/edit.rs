@@ -165,11 +165,11 @@ impl View<'_> {
             Found::Missing { missing: 1, .. } => return Ok(None),
             Found::Missing { .. } => return Err(Errno::ENOENT),
         };
-        if path == "/" {
-            return Err(Errno::EINVAL);
-        }
         if !actor.may_write(&perms) {
             return Err(Errno::EACCES);
+        }
+        if path == "/" {
+            return Err(Errno::EINVAL);
         }
         let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
         let parent = self

@@ -241,8 +241,8 @@ impl Map {
         let (nearest, missing) = self.nearest(path);
         let perms = self.nodes[&nearest].perms.clone();
         match (missing, who.writes(&perms)) {
-            (0, _) if path == "/" => return Err(Errno::EINVAL),
             (_, false) => return Err(Errno::EACCES),
+            (0, true) if path == "/" => return Err(Errno::EINVAL),
             (0, true) => {}
             (1, true) => return Ok(b"OK\0".to_vec()),
             (_, true) => return Err(Errno::ENOENT),

@@ -1,6 +1,7 @@
 //! The protocol on the wire: what each request is answered, byte by byte.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod replies;
 mod support;
 mod watches;
 

@@ -2,6 +2,8 @@
 //! (XSA-325, 326, 349) are beside their tests too.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod domains;
+
 use cantle_abi::io::xs_wire::{
     XS_CONTROL, XS_DIRECTORY, XS_READ, XS_RESET_WATCHES, XS_WATCH, XS_WATCH_EVENT, XS_WRITE,
 };
@@ -109,88 +111,6 @@ fn xsa_206_transactions_that_write_all_the_time_starve_nobody() {
         commits += u32::from(dom0.transaction_end(tx, true).is_ok());
     }
     assert_eq!(commits, 1000);
-}
-
-#[test]
-fn xsa_322_the_next_domain_of_a_number_inherits_nothing() {
-    let (store, dom0, guest, other) = world();
-    guest.write(NONE, "deep/er", b"secret").unwrap();
-    let shared = Perms::new(OTHER, Access::None).and(GUEST, Access::Both);
-    other.write(NONE, "shared", b"for 7").unwrap();
-    other.set_perms(NONE, "shared", &shared).unwrap();
-    dom0.write(NONE, "/tool/lent", b"").unwrap();
-    dom0.set_perms(NONE, "/tool/lent", &Perms::new(GUEST, Access::None))
-        .unwrap();
-    dom0.write(NONE, "/tool/lent/kept", b"of domain 0").unwrap();
-    dom0.set_perms(
-        NONE,
-        "/tool/lent/kept",
-        &Perms::new(DomId::DOM0, Access::None),
-    )
-    .unwrap();
-    // A permission on its way in somebody's transaction.
-    let tx = other.transaction_start().unwrap();
-    other.write(tx, "late", b"for 7").unwrap();
-    other.set_perms(tx, "late", &shared).unwrap();
-
-    store.release(GUEST).unwrap();
-    assert_eq!(guest.read(NONE, "deep/er").unwrap_err().errno, Errno::EIO);
-    assert!(!dom0.exists(NONE, "/local/domain/7").unwrap());
-    assert_eq!(
-        other.get_perms(NONE, "shared").unwrap(),
-        Perms::new(OTHER, Access::None)
-    );
-    for path in ["/tool/lent", "/tool/lent/kept"] {
-        assert!(!dom0.exists(NONE, path).unwrap(), "all below goes along");
-    }
-
-    let heir = born(&store, &dom0, GUEST);
-    assert_eq!(
-        other.transaction_end(tx, true).unwrap_err().errno,
-        Errno::EAGAIN
-    );
-    for path in [
-        "/local/domain/8/shared",
-        "/local/domain/8/late",
-        "/tool/lent",
-    ] {
-        assert_eq!(
-            heir.read(NONE, path).unwrap_err().errno,
-            Errno::EACCES,
-            "{path}"
-        );
-    }
-    assert_eq!(heir.directory(NONE, "").unwrap_err().errno, Errno::EINVAL);
-    assert_eq!(heir.directory(NONE, "/local/domain/7").unwrap(), [""; 0]);
-    check(&dom0);
-}
-
-#[test]
-fn xsa_322_special_watches_are_not_inherited_either() {
-    let (store, dom0, guest, _) = world();
-    let listed = Perms::new(DomId::DOM0, Access::None).and(GUEST, Access::Read);
-    dom0.set_perms(NONE, "@releaseDomain", &listed).unwrap();
-    drop(guest);
-    store.release(GUEST).unwrap();
-    let heir = born(&store, &dom0, GUEST);
-    heir.watch("@releaseDomain", "t").unwrap();
-    events(&heir);
-    store.release(OTHER).unwrap();
-    assert_eq!(events(&heir), [""; 0]);
-}
-
-#[test]
-fn xsa_322_a_domain_that_was_never_introduced_leaves_nothing_either() {
-    let (store, dom0, _, _) = world();
-    dom0.watch("@releaseDomain", "t").unwrap();
-    assert_eq!(events(&dom0).len(), 1);
-    dom0.mkdir(NONE, "/tool/half").unwrap();
-    dom0.set_perms(NONE, "/tool/half", &Perms::new(DomId(9), Access::None))
-        .unwrap();
-    store.release(DomId(9)).unwrap();
-    assert!(!dom0.exists(NONE, "/tool/half").unwrap());
-    assert_eq!(events(&dom0), [""; 0]);
-    check(&dom0);
 }
 
 #[test]
