@@ -120,6 +120,7 @@ smoke_tests!(
     grant_process_protocol,
     xenstore_wire,
     xenstore_server,
+    xenstore_client,
     xenstore_ring,
     blkback_ring,
     netback_tx,

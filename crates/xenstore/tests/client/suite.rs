@@ -124,6 +124,12 @@ pub(crate) fn domains_and_control(daemon: &Daemon) {
         assert_ne!(features & XENSTORE_SERVER_FEATURE_WATCHDEPTH, 0);
         client.set_features(DomId(9), 1).unwrap();
         assert_eq!(client.features(Some(DomId(9))).unwrap(), 1);
+        let names = client.quota_names().unwrap();
+        assert!(names.iter().any(|name| name == "nodes"), "{names:?}");
+        client.set_quota(None, "nodes", 777).unwrap();
+        assert_eq!(client.quota(None, "nodes").unwrap(), 777);
+        assert_eq!(errno(client.quota(None, "no-such-quota")), Errno::EINVAL);
+        client.set_quota(None, "nodes", 0).unwrap();
         assert!(!client.control(&["help"]).unwrap().is_empty());
     } else {
         // Xen 4.20 has no such requests yet.

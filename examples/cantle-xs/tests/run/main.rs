@@ -118,6 +118,16 @@ fn commands_of_its_own() {
     let failed = daemon.xs(&["write", "/x//y", "1"]);
     assert_eq!(failed.status.code(), Some(1));
     assert!(text(&failed.stderr).contains("could not write path /x//y: EINVAL"));
+    assert!(
+        daemon
+            .said(&["quota"])
+            .lines()
+            .any(|line| line.starts_with("nodes "))
+    );
+    daemon.said(&["quota", "nodes", "4321"]);
+    assert_eq!(daemon.said(&["quota", "nodes"]), "4321\n");
+    let failed = daemon.xs(&["quota", "no-such-quota"]);
+    assert_eq!(failed.status.code(), Some(1));
     let refused = daemon.xs(&["control", "no-such-command"]);
     assert_eq!(refused.status.code(), Some(3));
     assert!(text(&refused.stderr).contains("help"), "{refused:?}");

@@ -9,6 +9,7 @@ pub mod grant_process_protocol;
 pub mod hypercall;
 pub mod netback_tx;
 pub mod ring_back;
+pub mod xenstore_client;
 pub mod xenstore_ring;
 pub mod xenstore_server;
 pub mod xenstore_wire;

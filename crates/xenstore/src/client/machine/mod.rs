@@ -80,6 +80,8 @@ enum Then {
 #[derive(Debug, Default)]
 pub(super) struct Machine {
     outgoing: Vec<u8>,
+    /// How much of `outgoing` was sent already.
+    sent: usize,
     partial: Vec<u8>,
     asked: HashMap<u32, Asked>,
     replies: VecDeque<(Ticket, Result<Vec<u8>, Errno>)>,
@@ -149,12 +151,17 @@ impl Machine {
 
     /// The bytes to be sent: whole messages, but for the first one's part that is sent already.
     pub(super) fn outgoing(&self) -> &[u8] {
-        &self.outgoing
+        self.outgoing.get(self.sent..).unwrap_or_default()
     }
 
     /// `len` bytes were sent.
     pub(super) fn sent(&mut self, len: usize) {
-        self.outgoing.drain(..len.min(self.outgoing.len()));
+        self.sent += len;
+        // Moved to the front only where that is less than what was sent: a long queue is not moved again and again.
+        if self.sent >= self.outgoing.len() / 2 {
+            self.outgoing.drain(..self.sent.min(self.outgoing.len()));
+            self.sent = 0;
+        }
     }
 
     /// Takes bytes from the server.
@@ -289,6 +296,7 @@ impl Machine {
     /// The connection is lost: every request on its way fails with [`Errno::EIO`], and no transaction is open any more.
     pub(super) fn lose(&mut self) {
         self.outgoing = Vec::new();
+        self.sent = 0;
         self.partial = Vec::new();
         self.transactions.clear();
         let mut lost: Vec<_> = self.asked.drain().collect();
