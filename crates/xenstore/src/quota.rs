@@ -158,7 +158,8 @@ impl Quotas {
         result
     }
 
-    fn allowance(&self, actor: Actor) -> Allowance<'_> {
+    /// What a request of an actor may still use; what it asks is not counted. A privileged one may use everything.
+    pub(crate) fn allowance(&self, actor: Actor) -> Allowance<'_> {
         Allowance {
             quotas: self,
             limits: self.limits_of(actor.domid),

@@ -29,7 +29,7 @@ pub(super) struct Connection {
     /// Where its relative paths begin.
     pub(super) home: Arc<str>,
     pub(super) transactions: HashMap<u32, Transaction>,
-    next_tx: u32,
+    pub(super) next_tx: u32,
     pub(super) watches: HashMap<WatchKey, Arc<Watch>>,
     /// What its transactions and its watches take.
     pub(super) transaction_bytes: i64,
@@ -68,6 +68,18 @@ impl Connection {
             waiting: 0,
             ready: false,
         }
+    }
+
+    /// Whether it is a guest's ring.
+    pub(super) fn is_ring(&self) -> bool {
+        self.kind == ConnKind::Ring
+    }
+
+    /// Its watches in the order in which they were set.
+    pub(super) fn watches_in_order(&self) -> Vec<Arc<Watch>> {
+        let mut watches: Vec<_> = self.watches.values().map(Arc::clone).collect();
+        watches.sort_unstable_by_key(|watch| watch.id);
+        watches
     }
 
     /// Adds what is missing of the message that has begun; returns what is left of `bytes`.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cantle_abi::{DomId, Errno};
+use cantle_abi::{DomId, Errno, Gfn, Port};
 
 use super::log::{self, Switch};
 use super::stats::Counters;
@@ -17,6 +17,8 @@ pub(super) struct Domain {
     pub(super) shutdown: bool,
     /// The domain whose rights it has beside its own.
     pub(super) target: Option<DomId>,
+    /// Where its ring is, if it was introduced with one.
+    pub(super) ring: Option<(Gfn, Port)>,
     /// What it is offered, where that is not everything.
     pub(super) features: Option<u32>,
     /// What was counted for connections that have ended.
@@ -87,6 +89,7 @@ impl Server {
             return Ok(false);
         }
         self.log_domain(domid, "introduced");
+        self.note_domain(domid);
         self.fire_special(INTRODUCE_DOMAIN, domid);
         Ok(true)
     }
@@ -103,6 +106,24 @@ impl Server {
         }
         let known = self.is_introduced(domid);
         self.log_domain(domid, "released");
+        self.forget_domain(domid);
+        for connection in self.connections.values_mut() {
+            for tx in connection.transactions.values_mut() {
+                tx.forget(domid);
+            }
+        }
+        self.note_domain(domid);
+        let changes = self.store.forget(domid);
+        self.fire(&changes);
+        if known {
+            self.fire_special(RELEASE_DOMAIN, domid);
+        }
+        Ok(())
+    }
+
+    /// Forgets what is known of a domain, but for what the store says of it: its connections end, and nobody has it for a
+    /// target any more.
+    pub(super) fn forget_domain(&mut self, domid: DomId) {
         let ended: Vec<ConnId> = self
             .connections
             .iter()
@@ -124,16 +145,7 @@ impl Server {
         for connection in self.connections.values_mut() {
             let actor = &mut connection.actor;
             actor.target = actor.target.filter(|target| *target != domid);
-            for tx in connection.transactions.values_mut() {
-                tx.forget(domid);
-            }
         }
-        let changes = self.store.forget(domid);
-        self.fire(&changes);
-        if known {
-            self.fire_special(RELEASE_DOMAIN, domid);
-        }
-        Ok(())
     }
 
     /// A domain has crashed or shut down, and is there still: tells those who watch `@releaseDomain`, once, until the domain is
@@ -146,6 +158,7 @@ impl Server {
             return false;
         }
         self.log_domain(domid, "shut down");
+        self.note_domain(domid);
         self.fire_special(RELEASE_DOMAIN, domid);
         true
     }
@@ -154,6 +167,7 @@ impl Server {
     pub fn resume(&mut self, domid: DomId) {
         if let Some(domain) = self.domains.get_mut(&domid) {
             domain.shutdown = false;
+            self.note_domain(domid);
         }
     }
 
@@ -173,13 +187,40 @@ impl Server {
                 return Err(Errno::ENOENT);
             }
         }
-        self.domain(stub).target = Some(target);
+        self.set_domain_target(stub, Some(target));
+        self.note_domain(stub);
+        Ok(())
+    }
+
+    pub(super) fn set_domain_target(&mut self, stub: DomId, target: Option<DomId>) {
+        self.domain(stub).target = target;
         for connection in self.connections.values_mut() {
             if connection.actor.domid == stub {
-                connection.actor.target = Some(target);
+                connection.actor.target = target;
             }
         }
-        Ok(())
+    }
+
+    /// A domain's page and port, as it was introduced.
+    pub(super) fn set_ring(&mut self, domid: DomId, gfn: Gfn, port: Port) {
+        self.domain(domid).ring = Some((gfn, port));
+        self.note_domain(domid);
+    }
+
+    /// Where a domain's page is and at which port it listens, if it was introduced with these: what a host needs to connect to it
+    /// again.
+    #[must_use]
+    pub fn ring(&self, domid: DomId) -> Option<(Gfn, Port)> {
+        self.domains.get(&domid).and_then(|domain| domain.ring)
+    }
+
+    /// The domains that are known, in order.
+    #[must_use]
+    pub fn introduced(&self) -> Vec<DomId> {
+        let known = self.domains.iter().filter(|(_, domain)| domain.introduced);
+        let mut known: Vec<DomId> = known.map(|(domid, _)| *domid).collect();
+        known.sort_unstable();
+        known
     }
 
     /// Makes a domain privileged until it is gone, as domain 0 is: bound by no permission and no quota, and allowed to manage
@@ -190,6 +231,7 @@ impl Server {
         for connection in self.connections.values_mut() {
             connection.actor.privileged |= connection.actor.domid == domid;
         }
+        self.note_privileged();
     }
 
     fn log_domain(&self, domid: DomId, what: &'static str) {
@@ -206,7 +248,9 @@ impl Server {
             .is_some_and(|domain| domain.introduced)
     }
 
+    /// What is known of a domain, which has quotas from then on.
     pub(super) fn domain(&mut self, domid: DomId) -> &mut Domain {
+        self.quotas.budget(domid);
         self.domains.entry(domid).or_default()
     }
 

@@ -42,6 +42,7 @@ impl Server {
             return Err(Errno::EINVAL);
         }
         self.domain(domid).features = Some(features);
+        self.note_domain(domid);
         Ok(())
     }
 }

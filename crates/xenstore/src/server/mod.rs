@@ -14,11 +14,15 @@ mod domains;
 mod events;
 mod features;
 mod host;
+mod load;
 mod log;
 mod outbox;
 mod patience;
 mod quota;
+mod rebuild;
+mod record;
 mod requests;
+mod save;
 mod stats;
 mod watches;
 
@@ -45,6 +49,8 @@ pub use crate::store::Subtree;
 pub use connection::ConnKind;
 pub use features::FEATURES;
 pub use host::{HostCommand, Ticket};
+pub use load::{RestoreError, Restored, RestoredConn, Wrong};
+pub use save::{Checkpoint, Host, HostConn, SaveError};
 pub use stats::DomainStats;
 
 /// A connection's number. No number is used twice.
@@ -113,6 +119,8 @@ pub struct Server {
     /// Units of work done, ever: see [`Fed::work`].
     work: u64,
     patience: patience::Patience,
+    /// What has changed, where somebody wants to know.
+    recorder: Option<Box<record::Recorder>>,
 }
 
 impl Default for Server {
@@ -146,6 +154,7 @@ impl Server {
             next_watch: 1,
             patience: patience::Patience::default(),
             work: 0,
+            recorder: None,
         }
     }
 

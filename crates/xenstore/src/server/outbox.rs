@@ -1,5 +1,7 @@
 //! What waits to be sent on one connection: replies and watch events, in order, and never without bound.
 
+mod saved;
+
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 

@@ -37,6 +37,16 @@ impl Watch {
         i64::try_from(bytes).unwrap_or(i64::MAX)
     }
 
+    /// The path as it was given when the watch was set.
+    pub(super) fn given(&self) -> &str {
+        self.shown(&self.path)
+    }
+
+    /// The depth as a migration stream has it, where the greatest number stands for none.
+    pub(super) fn stream_depth(&self) -> Option<u16> {
+        self.depth.map(|depth| depth.min(u16::MAX - 1))
+    }
+
     /// An event's path as the watcher is told it.
     pub(super) fn shown<'p>(&self, path: &'p str) -> &'p str {
         path.get(self.hidden..).unwrap_or(path)

@@ -3,7 +3,7 @@
 use cantle_abi::DomId;
 
 use super::record::{
-    Conn, ConnectionData, DomainData, GlobalQuotaData, NodeData, Quota, Record, WatchData,
+    Conn, ConnectionData, DomainData, GlobalQuotaData, NodeData, NodePerm, Quota, Record, WatchData,
 };
 use super::{ALIGN, IDENT, VERSION, kind};
 
@@ -56,6 +56,7 @@ fn append(out: &mut Vec<u8>, record: &Record<'_>) -> Result<(), EmitError> {
         Record::Node(_) => kind::NODE,
         Record::GlobalQuota(_) => kind::GLOBAL_QUOTA,
         Record::Domain(_) => kind::DOMAIN,
+        Record::Own(own) => own.kind(),
         Record::Other { kind, .. } => *kind,
     };
     put32(out, kind);
@@ -77,6 +78,7 @@ fn append(out: &mut Vec<u8>, record: &Record<'_>) -> Result<(), EmitError> {
         Record::Node(data) => node(out, data)?,
         Record::GlobalQuota(data) => global_quota(out, data)?,
         Record::Domain(data) => domain(out, data)?,
+        Record::Own(own) => own.emit(out)?,
         Record::Other { body, .. } => out.extend_from_slice(body),
     }
     out.resize(body + (out.len() - body).next_multiple_of(ALIGN), 0);
@@ -87,16 +89,16 @@ fn append(out: &mut Vec<u8>, record: &Record<'_>) -> Result<(), EmitError> {
     Ok(())
 }
 
-fn put16(out: &mut Vec<u8>, number: u16) {
+pub(super) fn put16(out: &mut Vec<u8>, number: u16) {
     out.extend_from_slice(&number.to_le_bytes());
 }
 
-fn put32(out: &mut Vec<u8>, number: u32) {
+pub(super) fn put32(out: &mut Vec<u8>, number: u32) {
     out.extend_from_slice(&number.to_le_bytes());
 }
 
 /// A length that has 16 bits.
-fn put_len(out: &mut Vec<u8>, len: usize, field: &'static str) -> Result<(), EmitError> {
+pub(super) fn put_len(out: &mut Vec<u8>, len: usize, field: &'static str) -> Result<(), EmitError> {
     put16(
         out,
         u16::try_from(len).map_err(|_| EmitError::TooLong(field))?,
@@ -111,7 +113,11 @@ fn not_zero(number: u32, field: &'static str) -> Result<u32, EmitError> {
     Ok(number)
 }
 
-fn put_string(out: &mut Vec<u8>, string: &[u8], field: &'static str) -> Result<(), EmitError> {
+pub(super) fn put_string(
+    out: &mut Vec<u8>,
+    string: &[u8],
+    field: &'static str,
+) -> Result<(), EmitError> {
     if string.contains(&0) {
         return Err(EmitError::Nul(field));
     }
@@ -173,7 +179,7 @@ fn watch(out: &mut Vec<u8>, data: &WatchData<'_>) -> Result<(), EmitError> {
     put_string(out, data.token, "token")
 }
 
-fn node(out: &mut Vec<u8>, data: &NodeData<'_>) -> Result<(), EmitError> {
+pub(super) fn node(out: &mut Vec<u8>, data: &NodeData<'_>) -> Result<(), EmitError> {
     let (conn_id, tx_id, access) = match data.pending {
         None => (0, 0, 0),
         Some(pending) => (
@@ -188,14 +194,18 @@ fn node(out: &mut Vec<u8>, data: &NodeData<'_>) -> Result<(), EmitError> {
     put_len(out, data.value.len(), "value-len")?;
     put16(out, access);
     put_len(out, data.perms.len(), "perm-count")?;
-    for perm in &data.perms {
+    perms(out, &data.perms);
+    put_string(out, data.path, "path")?;
+    out.extend_from_slice(data.value);
+    Ok(())
+}
+
+pub(super) fn perms(out: &mut Vec<u8>, perms: &[NodePerm]) {
+    for perm in perms {
         out.push(u8::try_from(perm.access.letter()).unwrap_or(b'n'));
         out.push(u8::from(perm.stale));
         put16(out, perm.domid.0);
     }
-    put_string(out, data.path, "path")?;
-    out.extend_from_slice(data.value);
-    Ok(())
 }
 
 fn global_quota(out: &mut Vec<u8>, data: &GlobalQuotaData<'_>) -> Result<(), EmitError> {

@@ -3,7 +3,7 @@
 //! Xen documents this format (`docs/designs/xenstore-migration.md`) for two purposes: a daemon hands itself over to its
 //! successor (live update), and a guest takes its part of the store along to another host. This module knows the format
 //! alone: it turns bytes into plain [`Record`]s and back. What the records mean for a store is the business of
-//! [`Server`](crate::Server).
+//! [`Server::save`](crate::Server::save) and [`Server::restore`](crate::Server::restore).
 //!
 //! # The form
 //!
@@ -26,7 +26,8 @@
 //!   xenstored has it; the document does not mention them.
 //! - **Watches with a depth.** xenstored (4.22) writes a record of type 8 that lacks its depth and is four bytes shorter than its
 //!   length says. That cannot be read by anybody; we follow the document.
-//! - **Unknown types** are handed out as [`Record::Other`]: the document reserves them, and xenstored skips them.
+//! - **Unknown types** are handed out as [`Record::Other`]: the document reserves them, and xenstored skips them. What the
+//!   document has no room for is in records of our own: see [`own`].
 //!
 //! # Hostile input
 //!
@@ -35,6 +36,7 @@
 
 mod cursor;
 mod emit;
+pub mod own;
 mod parse;
 mod record;
 

@@ -3,6 +3,7 @@
 use cantle_abi::{DomId, Port};
 
 use super::cursor::{Cursor, Fault, Order, ParseError};
+use super::own::{self, Own};
 use super::record::{
     Conn, ConnectionData, DomainData, GlobalData, GlobalQuotaData, NodeData, NodePerm, Pending,
     Quota, Record, TransactionData, WatchData,
@@ -112,6 +113,7 @@ impl<'a> Reader<'a> {
             kind::NODE => Record::Node(node(body)?),
             kind::GLOBAL_QUOTA => Record::GlobalQuota(global_quota(body)?),
             kind::DOMAIN => Record::Domain(domain(body, self.version)?),
+            _ if own::is_ours(kind) => Record::Own(Own::parse(kind, body)?),
             _ => {
                 let all = body.rest();
                 Record::Other {
@@ -147,7 +149,7 @@ fn not_zero(body: &mut Cursor<'_>, field: &'static str) -> Result<u32, ParseErro
     }
 }
 
-fn conn_id(body: &mut Cursor<'_>) -> Result<u32, ParseError> {
+pub(super) fn conn_id(body: &mut Cursor<'_>) -> Result<u32, ParseError> {
     not_zero(body, "conn-id")
 }
 
@@ -216,7 +218,7 @@ fn watch<'a>(body: &mut Cursor<'a>, extended: bool) -> Result<WatchData<'a>, Par
     })
 }
 
-fn node<'a>(body: &mut Cursor<'a>) -> Result<NodeData<'a>, ParseError> {
+pub(super) fn node<'a>(body: &mut Cursor<'a>) -> Result<NodeData<'a>, ParseError> {
     let conn_id = body.u32("conn-id")?;
     let tx_id = body.u32("tx-id")?;
     let path = usize::from(body.u16("path-len")?);
@@ -248,7 +250,7 @@ fn node<'a>(body: &mut Cursor<'a>) -> Result<NodeData<'a>, ParseError> {
     })
 }
 
-fn perm(body: &mut Cursor<'_>) -> Result<NodePerm, ParseError> {
+pub(super) fn perm(body: &mut Cursor<'_>) -> Result<NodePerm, ParseError> {
     let letter = body.u8("perm")?;
     let access = Access::from_letter(letter).ok_or_else(|| body.bad("perm", letter))?;
     let flags = body.u8("flags")?;

@@ -5,6 +5,7 @@
 
 use cantle_abi::{DomId, Port};
 
+use super::own::Own;
 use crate::Access;
 
 /// One record.
@@ -26,7 +27,9 @@ pub enum Record<'a> {
     GlobalQuota(GlobalQuotaData<'a>),
     /// `DOMAIN_DATA`.
     Domain(DomainData<'a>),
-    /// A type that the document does not have; to be skipped by those who do not know it.
+    /// One of our own.
+    Own(Own<'a>),
+    /// A type that neither the document nor we have; to be skipped by those who do not know it.
     Other {
         /// The type.
         kind: u32,
@@ -144,7 +147,7 @@ pub struct Pending {
 }
 
 /// One entry of a node's permissions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NodePerm {
     /// What may be done.
     pub access: Access,

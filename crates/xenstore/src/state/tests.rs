@@ -1,9 +1,10 @@
 //! The format against its own emitter, against bytes written down by hand from the document, and against broken ones.
 
-use cantle_abi::{DomId, Port};
+use cantle_abi::{DomId, Gfn, Port};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::own::{ConnectionState, DomainState, Op, Own, ServerState, Step, TransactionState};
 use super::*;
 use crate::Access;
 
@@ -40,7 +41,7 @@ fn made() -> impl Strategy<Value = Made> {
             domid: DomId(domid),
         });
     (
-        0..10_u8,
+        0..18_u8,
         any::<[u32; 3]>(),
         any::<[u16; 3]>(),
         any::<[bool; 3]>(),
@@ -123,6 +124,73 @@ impl Made {
                 domid: DomId(short),
                 features: third,
                 quotas: quotas(0..usize::from(length % 6)),
+            }),
+            8 => Record::Own(Own::Server(ServerState {
+                generation: first.into(),
+                next_conn: second.into(),
+                privileged: self.perms.iter().map(|perm| perm.domid).collect(),
+            })),
+            9 => Record::Own(Own::Generations(
+                self.bytes[0].iter().map(|byte| (*byte).into()).collect(),
+            )),
+            10 => Record::Own(Own::Domain(DomainState {
+                domid: DomId(short),
+                introduced: flag,
+                shutdown: other_flag,
+                quotas: flag != third_flag,
+                target: other_flag.then_some(DomId(length & 0x3fff)),
+                ring: third_flag.then_some((Gfn(first.into()), Port(second))),
+            })),
+            11 => Record::Own(Own::Connection(ConnectionState {
+                conn_id,
+                id: second.into(),
+                next_tx: third,
+                privileged: flag,
+                events: self.strings.iter().map(|(_, number)| *number).collect(),
+                input: &self.bytes[0],
+            })),
+            12 => Record::Own(Own::Transaction(TransactionState {
+                conn_id,
+                tx_id: second,
+                doomed: flag,
+                base: vec![
+                    NodeData {
+                        pending: None,
+                        perms: self.perms.clone(),
+                        path: &self.strings[0].0,
+                        value: &self.bytes[0],
+                    };
+                    usize::from(length % 3)
+                ],
+                log: self
+                    .strings
+                    .iter()
+                    .zip([
+                        Op::Value,
+                        Op::Children,
+                        Op::Perms,
+                        Op::Write,
+                        Op::Mkdir,
+                        Op::Rm,
+                        Op::SetPerms,
+                    ])
+                    .map(|((path, number), op)| Step {
+                        op,
+                        errno: (number & 0xff) as u16,
+                        perms: self.perms.clone(),
+                        path,
+                        value: &self.bytes[1],
+                    })
+                    .collect(),
+            })),
+            13 => Record::Own(Own::Unwatch {
+                conn_id,
+                path: &self.strings[0].0,
+                token: &self.strings[1].0,
+            }),
+            14 => Record::Own(Own::NoWatches { conn_id }),
+            15 => Record::Own(Own::DomainGone {
+                domid: DomId(short),
             }),
             _ => {
                 let whole = self.bytes[0].len() / ALIGN * ALIGN;

@@ -45,8 +45,68 @@ struct Entry {
 }
 
 impl Children {
-    #[cfg(test)]
-    pub(crate) fn is_empty(&self) -> bool {
+    /// From names in order, each with its NUL, and as many nodes.
+    pub(super) fn from_sorted(names: &str, nodes: Vec<Arc<Node>>) -> Self {
+        let mut pieces = Vec::with_capacity(nodes.len().div_ceil(PIECE_MAX));
+        let mut rest = names;
+        let mut nodes = nodes.into_iter();
+        while nodes.len() > 0 {
+            let mut entries = Vec::with_capacity(nodes.len().min(PIECE_MAX));
+            let mut end = 0;
+            for node in nodes.by_ref().take(PIECE_MAX) {
+                let after = rest.get(end..).unwrap_or_default();
+                end += after.find('\0').map_or(after.len(), |at| at + 1);
+                let end = offset(end);
+                entries.push(Entry { node, end });
+            }
+            let (piece, after) = rest.split_at(end);
+            rest = after;
+            pieces.push(Arc::new(Dir::Piece(Piece::from_parts(
+                piece.to_owned(),
+                entries,
+            ))));
+        }
+        Self(if pieces.len() > 1 {
+            Some(Arc::new(Dir::Pieces(pieces)))
+        } else {
+            pieces.pop()
+        })
+    }
+
+    /// The children of two lists, as both are to be seen under a renaming, but for those in pieces that both share at their
+    /// beginnings and their ends: where little has changed, most of them.
+    pub(super) fn unlike<'t>(
+        &'t self,
+        other: &'t Self,
+        outer: Option<&Arc<Renaming>>,
+    ) -> (Pieces<'t>, Pieces<'t>) {
+        let (mut ours, mut others) = (self.parts(), other.parts());
+        while let ([our, our_rest @ ..], [other, other_rest @ ..]) = (ours, others)
+            && Arc::ptr_eq(our, other)
+        {
+            (ours, others) = (our_rest, other_rest);
+        }
+        while let ([our_rest @ .., our], [other_rest @ .., other]) = (ours, others)
+            && Arc::ptr_eq(our, other)
+        {
+            (ours, others) = (our_rest, other_rest);
+        }
+        let under = |rest| Pieces {
+            rest,
+            outer: outer.map(Arc::clone),
+        };
+        (under(ours), under(others))
+    }
+
+    /// The pieces, or what they are in.
+    fn parts(&self) -> &[Arc<Dir>] {
+        match self.0.as_deref() {
+            Some(Dir::Pieces(pieces)) => pieces,
+            _ => self.0.as_slice(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 

@@ -4,13 +4,16 @@
 //! [`View::edit`], which checks everything before it touches anything: an edit that fails has changed nothing.
 
 mod account;
+mod build;
 mod clone;
 mod death;
+mod diff;
 mod dir;
 mod edit;
 mod mentions;
 mod node;
 mod perms_table;
+mod reopen;
 mod transaction;
 
 use std::sync::Arc;
@@ -18,11 +21,14 @@ use std::sync::Arc;
 use cantle_abi::{DomId, Errno};
 
 pub(crate) use account::{Accounts, Usage};
+pub(crate) use build::{Builder, Misplaced};
 pub(crate) use clone::Captures;
 pub use clone::Subtree;
+pub(crate) use diff::{Difference, differences};
 pub(crate) use dir::Children;
 pub(crate) use edit::{Change, Edit, View};
 pub(crate) use node::{Found, Kept, Node, NodeRef, Tree, descend, nodes};
+pub(crate) use reopen::{Asked, Told};
 pub(crate) use transaction::{Query, Transaction};
 
 use crate::quota::Allowance;

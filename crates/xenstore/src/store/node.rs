@@ -114,6 +114,28 @@ impl<'t> NodeRef<'t> {
         self.node.children.pieces(self.renaming.as_ref())
     }
 
+    pub(crate) fn has_children(&self) -> bool {
+        !self.node.children.is_empty()
+    }
+
+    /// The children of this node and of another, without most of those that both have in common.
+    pub(super) fn unlike_children(
+        &self,
+        other: &Self,
+    ) -> (
+        impl Iterator<Item = (&'t str, NodeRef<'t>)> + use<'t>,
+        impl Iterator<Item = (&'t str, NodeRef<'t>)> + use<'t>,
+    ) {
+        let (ours, others) = if self.renaming == other.renaming {
+            let (node, other) = (self.node, other.node);
+            node.children
+                .unlike(&other.children, self.renaming.as_ref())
+        } else {
+            (self.pieces(), other.pieces())
+        };
+        (ours.flatten(), others.flatten())
+    }
+
     pub(crate) fn child(&self, name: &str) -> Option<Self> {
         self.node.children.get(name, self.renaming.as_ref())
     }

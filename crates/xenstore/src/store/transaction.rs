@@ -51,13 +51,13 @@ const QUERY_BYTES: i64 = 96;
 const EDIT_BYTES: i64 = 224;
 
 #[derive(Debug)]
-enum Request {
+pub(super) enum Request {
     Query(Query, Result<Kept, Errno>),
     Edit(Edit, Result<(), Errno>),
 }
 
 impl Request {
-    fn bytes(&self, path: &str) -> i64 {
+    pub(super) fn bytes(&self, path: &str) -> i64 {
         match self {
             Self::Query(..) => query_bytes(path),
             Self::Edit(edit, _) => edit_bytes(path, edit),
@@ -83,15 +83,15 @@ fn edit_bytes(path: &str, edit: &Edit) -> i64 {
 #[derive(Debug)]
 pub(crate) struct Transaction {
     /// The store as it was at the beginning.
-    base: Tree,
-    tree: Tree,
-    delta: Accounts,
-    changes: Vec<Change>,
-    log: Vec<(Box<str>, Request)>,
+    pub(super) base: Tree,
+    pub(super) tree: Tree,
+    pub(super) delta: Accounts,
+    pub(super) changes: Vec<Change>,
+    pub(super) log: Vec<(Box<str>, Request)>,
     /// What the log takes.
-    bytes: i64,
+    pub(super) bytes: i64,
     /// It can never commit.
-    doomed: bool,
+    pub(super) doomed: bool,
 }
 
 impl Transaction {

@@ -56,6 +56,7 @@ impl Server {
             .ok_or(Errno::EINVAL)?;
         let limits: &mut Limits = Arc::make_mut(&mut self.quotas.defaults);
         *limits.named_mut(name).ok_or(Errno::EINVAL)? = value;
+        self.note_quotas();
         Ok(Reply::Done)
     }
 

@@ -40,6 +40,7 @@ impl Server {
             }
         }
         let port = Port(port);
+        self.set_ring(domid, gfn, port);
         self.actions
             .push_back(Action::Introduced { domid, gfn, port });
         Ok(Reply::Done)

@@ -7,6 +7,8 @@ mod quotas;
 mod transactions;
 mod watches;
 
+pub(super) use watches::TOKEN_MAX;
+
 use std::sync::Arc;
 
 use cantle_abi::Errno;

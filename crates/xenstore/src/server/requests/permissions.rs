@@ -48,6 +48,7 @@ impl Server {
             return Err(Errno::EPERM);
         }
         *self.special.get_mut(name).ok_or(Errno::ENOENT)? = perms;
+        self.note_special();
         Ok(Reply::Done)
     }
 

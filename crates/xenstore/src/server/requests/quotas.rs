@@ -34,7 +34,10 @@ impl Server {
     /// until it is released.
     pub(super) fn set_quota(&mut self, payload: &[u8]) -> Result<Reply, Errno> {
         match *words(payload)?.as_slice() {
-            [name, value] => set(&mut self.quotas.defaults, name, value)?,
+            [name, value] => {
+                set(&mut self.quotas.defaults, name, value)?;
+                self.note_quotas();
+            }
             [domid, name, value] => {
                 let domid = real_domid(domid)?;
                 let mut limits = Arc::clone(&self.quotas.budget(domid).limits);
@@ -43,6 +46,7 @@ impl Server {
                     let budget = self.quotas.budget(domid);
                     budget.limits = limits;
                     budget.special = true;
+                    self.note_domain(domid);
                 }
                 self.tidy(domid);
                 result?;

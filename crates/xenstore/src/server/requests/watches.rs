@@ -16,7 +16,7 @@ use crate::server::{ConnId, Server};
 use crate::wire::{string_and_rest, strings_and_rest};
 
 /// The longest token of a watch: an event with the longest path and this token still fits in a message.
-const TOKEN_MAX: usize = XENSTORE_PAYLOAD_MAX - XENSTORE_ABS_PATH_MAX - 2;
+pub(in crate::server) const TOKEN_MAX: usize = XENSTORE_PAYLOAD_MAX - XENSTORE_ABS_PATH_MAX - 2;
 
 impl Server {
     /// `<wpath>|<token>|[<depth>|]?`
@@ -71,6 +71,7 @@ impl Server {
         let connection = self.connection(conn)?;
         connection.watch_bytes += watch.bytes();
         connection.watches.insert(key, Arc::clone(&watch));
+        self.note_watch(&watch);
         Ok(Reply::Watching(watch))
     }
 
@@ -80,6 +81,17 @@ impl Server {
         if reserved.contains(&0) {
             return Err(Errno::EINVAL);
         }
+        self.unwatch_given(conn, given, token)?;
+        Ok(Reply::Done)
+    }
+
+    /// Drops the watch with a path as it was given and a token.
+    pub(in crate::server) fn unwatch_given(
+        &mut self,
+        conn: ConnId,
+        given: &[u8],
+        token: &[u8],
+    ) -> Result<(), Errno> {
         let connection = self.connection(conn)?;
         let (path, _) = watchable(connection, given)?;
         let watch = connection
@@ -91,7 +103,8 @@ impl Server {
         let domid = connection.actor.domid;
         self.watches.remove(&watch);
         self.quotas.budget(domid).drop_watches(1);
-        Ok(Reply::Done)
+        self.note_unwatch(&watch);
+        Ok(())
     }
 
     /// Drops the caller's watches and transactions, as a kernel wants that was started by another.
@@ -118,6 +131,9 @@ impl Server {
             self.watches.remove(watch);
         }
         self.quotas.budget(domid).drop_watches(watches.len());
+        if !watches.is_empty() {
+            self.note_no_watches(conn);
+        }
     }
 }
 
