@@ -57,6 +57,7 @@
 
 pub mod client;
 mod error;
+pub mod journal;
 mod limits;
 mod path;
 mod perms;
