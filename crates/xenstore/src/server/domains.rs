@@ -6,7 +6,7 @@ use cantle_abi::{DomId, Errno, Gfn, Port};
 
 use super::log::{self, Switch};
 use super::stats::Counters;
-use super::{ConnId, Server};
+use super::{ConnId, ConnKind, Server};
 use crate::{Access, Perms};
 
 /// What is known of a domain. It dies with the domain's introduction, or with its last connection.
@@ -238,6 +238,16 @@ impl Server {
         if self.log.has(Switch::Domain) {
             log::domain(domid, what);
         }
+    }
+
+    /// The connections that are rings', whoever serves them: after a restart, those that wait for their guests' VMMs.
+    #[must_use]
+    pub fn rings(&self) -> Vec<(DomId, ConnId)> {
+        let rings = self.connections.iter();
+        rings
+            .filter(|(_, connection)| connection.kind == ConnKind::Ring)
+            .map(|(conn, connection)| (connection.actor.domid, *conn))
+            .collect()
     }
 
     /// Whether a domain is known.

@@ -24,7 +24,15 @@ fn an_operator_uses_xenstore_control() {
     let Some(help) = control(&daemon, &["help"]) else {
         return;
     };
-    for command in ["check", "live-update", "logfile", "memreport", "print"] {
+    for command in [
+        "check",
+        "live-update",
+        "log",
+        "logfile",
+        "memreport",
+        "print",
+        "quota",
+    ] {
         assert!(
             help.out.lines().any(|line| line.starts_with(command)),
             "{command}: {help:?}"
@@ -37,6 +45,8 @@ fn an_operator_uses_xenstore_control() {
         &["print", "hello"],
         &["memreport", report],
         &["memreport"],
+        &["log", "on"],
+        &["quota", "set", "nodes", "2000"],
     ] {
         let said = control(&daemon, line).unwrap();
         assert_eq!(
@@ -51,6 +61,13 @@ fn an_operator_uses_xenstore_control() {
     }
     assert!(std::fs::read_to_string(report).unwrap().contains("VmRSS"));
     assert!(daemon.log().contains("control: hello"));
+    let quota = control(&daemon, &["quota"]).unwrap();
+    assert!(
+        quota.out.contains("nodes            :     2000"),
+        "{quota:?}"
+    );
+    let own = control(&daemon, &["quota", "0"]).unwrap();
+    assert!(own.out.contains("nodes "), "{own:?}");
     let unknown = control(&daemon, &["foo"]).unwrap();
     assert_eq!(unknown.code, Some(3), "{unknown:?}");
     assert!(

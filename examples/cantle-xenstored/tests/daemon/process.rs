@@ -140,7 +140,7 @@ fn a_restarted_daemon_begins_empty_and_says_so() {
     assert!(UnixStream::connect(&socket).is_err() && socket.exists());
 
     let daemon = Daemon::start::<&str>(folder.path(), []);
-    assert!(daemon.log().contains("with an empty store"));
+    assert!(daemon.log().contains("the store is empty"));
     let mut client = Raw::connect(&daemon.socket());
     assert_eq!(client.ask(XS_READ, 0, b"/a\0"), Err("ENOENT".to_owned()));
 }

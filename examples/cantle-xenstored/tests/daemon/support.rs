@@ -1,5 +1,6 @@
 //! A daemon of one's own, and programs that speak to it.
 
+pub(crate) mod guest;
 pub(crate) mod raw;
 
 use std::ffi::OsStr;

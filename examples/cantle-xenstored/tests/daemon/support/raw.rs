@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use cantle_abi::io::xs_wire::{XS_WATCH_EVENT, XsType};
+use cantle_abi::io::xs_wire::{XS_TRANSACTION_START, XS_WATCH_EVENT, XsType};
 use cantle_xenstore::wire::{HEADER_SIZE, Message, emit, reply};
 
 /// One message, owned.
@@ -25,21 +25,31 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) fn connect(path: &Path) -> Self {
-        let stream = UnixStream::connect(path).unwrap();
-        stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
-        Self {
+        Self::try_connect(path).unwrap()
+    }
+
+    pub(crate) fn try_connect(path: &Path) -> std::io::Result<Self> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(super::PATIENCE))?;
+        Ok(Self {
             stream,
             next: 1,
             events: Vec::new(),
-        }
+        })
+    }
+
+    /// A request's bytes.
+    pub(crate) fn message(&mut self, op: XsType, tx: u32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        emit(&mut bytes, op, self.next, tx, &[payload]).unwrap();
+        self.next += 1;
+        bytes
     }
 
     /// Sends a request without waiting; its number.
     pub(crate) fn send(&mut self, op: XsType, tx: u32, payload: &[u8]) -> std::io::Result<u32> {
         let req_id = self.next;
-        self.next += 1;
-        let mut bytes = Vec::new();
-        emit(&mut bytes, op, req_id, tx, &[payload]).unwrap();
+        let bytes = self.message(op, tx, payload);
         self.stream.write_all(&bytes)?;
         Ok(req_id)
     }
@@ -81,5 +91,10 @@ impl Raw {
     #[track_caller]
     pub(crate) fn ask(&mut self, op: XsType, tx: u32, payload: &[u8]) -> Result<Vec<u8>, String> {
         self.try_ask(op, tx, payload).unwrap()
+    }
+    pub(crate) fn begin(&mut self) -> u32 {
+        let id = self.ask(XS_TRANSACTION_START, 0, b"\0").unwrap();
+        let text = String::from_utf8(id).unwrap();
+        text.trim_end_matches('\0').parse().unwrap()
     }
 }
