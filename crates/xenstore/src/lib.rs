@@ -6,14 +6,14 @@
 //! - [`wire`]: the protocol's messages, parsed and emitted without I/O;
 //! - [`server`]: the protocol as a state machine, bytes in and bytes out; connections, watches, quotas, domains;
 //! - [`state`]: the documented file of a whole xenstore, or of one guest's part, parsed and emitted without I/O;
-//! - [`transport`]: how the bytes travel; here, a guest's shared page;
+//! - [`transport`]: how the bytes travel: a guest's shared page, a Unix socket, and the service that carries them for all;
 //! - [`client`]: what everybody else uses, in this process, at a socket or in an event loop, and the typed requests upon it;
 //! - [`xenbus`]: the handshake that every front and back end goes through, once for all kinds of device, and what a
 //!   toolstack writes to make them exist.
 //!
 //! It knows neither KVM nor event channels nor grants: a ring's page is any
-//! [`SharedMemory`](cantle_abi::SharedMemory), and how a guest is notified is a closure of the caller's. There are no threads in it,
-//! no clock and no global state.
+//! [`SharedMemory`](cantle_abi::SharedMemory), and how a guest is notified is a closure of the caller's. It makes no threads
+//! and has no global state, and the server asks no clock.
 //!
 //! # A store in this process
 //!

@@ -270,12 +270,20 @@ impl Server {
 
     /// The connections for which something was queued since the last call.
     pub fn take_ready(&mut self) -> Vec<ConnId> {
-        for conn in &self.ready {
+        let mut ready = Vec::new();
+        self.swap_ready(&mut ready);
+        ready
+    }
+
+    /// As [`take_ready`](Self::take_ready), into a list whose memory is used again.
+    pub(crate) fn swap_ready(&mut self, list: &mut Vec<ConnId>) {
+        list.clear();
+        core::mem::swap(list, &mut self.ready);
+        for conn in list {
             if let Some(connection) = self.connections.get_mut(conn) {
                 connection.ready = false;
             }
         }
-        core::mem::take(&mut self.ready)
     }
 
     /// The oldest thing to be done for a privileged client.

@@ -14,6 +14,9 @@ use crate::wire::{self, HEADER_SIZE, Message};
 /// How many sent bytes are kept before they are moved out of the way.
 const STAGED_PREFIX_MAX: usize = 16 * 1024;
 
+/// How many bytes of memory an empty outbox keeps for the next replies.
+const STAGED_KEPT: usize = 4 * 1024;
+
 #[derive(Debug)]
 enum Entry {
     /// The next so many bytes of `replies`, and how many messages they are.
@@ -237,6 +240,9 @@ impl Outbox {
         self.sent = self.sent.saturating_add(len).min(self.staged.len());
         if self.sent == self.staged.len() {
             self.staged.clear();
+            if self.staged.capacity() > STAGED_KEPT {
+                self.staged = Vec::new();
+            }
             (self.sent, self.begun, self.unsent) = (0, 0, 0);
             return;
         }

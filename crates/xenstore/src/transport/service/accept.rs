@@ -25,6 +25,8 @@ pub(super) struct Listener {
     pub(super) ready: bool,
     /// There was no descriptor for them, and there may be one from then on.
     starved_until: Option<Instant>,
+    /// That was said, and nobody was let in since.
+    said: bool,
 }
 
 impl Listener {
@@ -35,6 +37,7 @@ impl Listener {
             admit,
             ready: true,
             starved_until: None,
+            said: false,
         })
     }
 
@@ -66,6 +69,7 @@ impl Listener {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             match rustix::net::accept_with(&self.socket, flags) {
                 Ok(socket) => {
+                    self.said = false;
                     if self.admits(&socket) {
                         found(socket);
                     }
@@ -77,7 +81,9 @@ impl Listener {
                 // They were gone before they were let in.
                 Err(Errno::CONNABORTED | Errno::INTR) => {}
                 Err(errno) => {
-                    tracing::warn!(%errno, "a xenstore client waits: it cannot be accepted now");
+                    if !core::mem::replace(&mut self.said, true) {
+                        tracing::warn!(%errno, "xenstore clients wait: none can be accepted now");
+                    }
                     self.ready = false;
                     self.starved_until = Some(Instant::now() + RETRY);
                     return;

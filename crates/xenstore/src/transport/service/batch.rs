@@ -16,8 +16,9 @@ use crate::server::{ConnId, ConnMap, Server};
 const READ_MAX: usize = 16 * 1024;
 /// The most bytes that are read in one batch.
 const INPUT_MAX: usize = 256 * 1024;
-/// The most turns in one batch.
-const TURNS_MAX: usize = 64;
+/// The most turns in one batch. Few, so that those who are answered first can go on while the next are served, and so that
+/// the store is not locked for long; many enough that what a batch costs is shared.
+const TURNS_MAX: usize = 16;
 /// The work that a turn allows; a request is one unit at least. What a request does beyond it is a debt that costs turns.
 pub(super) const QUANTUM: u32 = 64;
 /// How many bytes of output are taken for a connection at a time, or one message more.
@@ -35,6 +36,8 @@ pub(super) struct Batch {
     outputs: Vec<(Key, Range<usize>)>,
     /// Those who are to be looked at for output.
     waiting: Vec<Key>,
+    /// The server's list of those for whom there is something.
+    ready: Vec<ConnId>,
     /// Connections that took the place of others.
     renewed: Vec<(ConnId, ConnId, Key)>,
     pub(super) closing: Vec<Key>,
@@ -48,6 +51,7 @@ impl Batch {
             output: Vec::new(),
             outputs: Vec::new(),
             waiting: Vec::new(),
+            ready: Vec::new(),
             renewed: Vec::new(),
             closing: Vec::new(),
         }
@@ -213,9 +217,10 @@ impl Batch {
                 self.waiting.push(turn.key);
             }
         }
-        for conn in server.take_ready() {
-            match by_conn.get(&conn) {
-                None => others.push(conn),
+        server.swap_ready(&mut self.ready);
+        for conn in &self.ready {
+            match by_conn.get(conn) {
+                None => others.push(*conn),
                 Some(key) => self.waiting.push(*key),
             }
         }
