@@ -11,6 +11,7 @@ mod scale;
 mod script;
 mod sides;
 mod tree;
+mod update;
 
 use anyhow::Result;
 
@@ -24,7 +25,8 @@ pub(super) fn run(report: &mut Report) -> Result<()> {
     daemons::become_generator();
     let outcome = cases::run(report)
         .and_then(|()| absent_if(report, "xenstore/watch_fanout_1000", fanout::run))
-        .and_then(|()| absent_if(report, "xenstore/bytes_per_node", memory::run));
+        .and_then(|()| absent_if(report, "xenstore/bytes_per_node", memory::run))
+        .and_then(|()| absent_if(report, "xenstore/live_update_120k", update::run));
     daemons::cease_generating();
     outcome
 }
