@@ -3,6 +3,7 @@
 
 mod commands;
 mod figures;
+mod floods;
 mod host;
 mod log;
 mod quotas;

@@ -1,10 +1,10 @@
 //! Quotas: their names and values, whom they bind, and what is told of them.
 
-use cantle_abi::DomId;
 use cantle_abi::io::xs_wire::{
-    XS_CONTROL, XS_GET_QUOTA, XS_INTRODUCE, XS_MKDIR, XS_READ, XS_RELEASE, XS_SET_PERMS,
+    XS_CONTROL, XS_GET_QUOTA, XS_INTRODUCE, XS_MKDIR, XS_READ, XS_RELEASE, XS_RM, XS_SET_PERMS,
     XS_SET_QUOTA, XS_TRANSACTION_END, XS_TRANSACTION_START, XS_UNWATCH, XS_WATCH, XS_WRITE,
 };
+use cantle_abi::{DomId, Errno};
 use cantle_xenstore::server::{ConnId, Server};
 use cantle_xenstore::{Quota, TxId, wire};
 
@@ -55,6 +55,7 @@ fn values_by_name() {
         ("nodes|-1|", "!EINVAL"),
         ("nodes|4294967296|", "!EINVAL"),
         ("nodes|1x|", "!EINVAL"),
+        ("nodes|+1|", "!EINVAL"),
         ("nodes|1", "!EINVAL"),
         ("x|nodes|1|", "!EINVAL"),
         ("7|nonsense|1|", "!EINVAL"),
@@ -99,7 +100,7 @@ fn a_new_domain_gets_the_defaults_of_its_time_and_keeps_its_own_until_it_is_gone
         .map(drop)
     };
     assert!(watch(s, six, "a").is_ok() && watch(s, six, "b").is_ok());
-    assert_eq!(watch(s, six, "c"), Err(cantle_abi::Errno::E2BIG));
+    assert_eq!(watch(s, six, "c"), Err(Errno::E2BIG));
     s.disconnect(six);
     table(s, dom0, XS_GET_QUOTA, &[("6|watches|", "2|")]);
     table(s, dom0, XS_RELEASE, &[("6|", "OK|")]);
@@ -308,6 +309,12 @@ fn memory_counts_everything_and_refuses_with_its_own_error() {
     );
     // A transaction pays for its log and for what it makes, before it has committed.
     assert_eq!(ask(s, guest, XS_TRANSACTION_START, b"\0"), "1|");
+    let before = in_use(s);
+    assert!(
+        s.request(guest, XS_MKDIR, TxId(1), b"n\0").is_ok() && in_use(s) - before > 350,
+        "the log's entry, and the node that only the transaction has"
+    );
+    assert!(s.request(guest, XS_RM, TxId(1), b"n\0").is_ok());
     let mut answers = Vec::new();
     for _ in 0..10 {
         let mut bytes = Vec::new();
@@ -327,7 +334,7 @@ fn memory_counts_everything_and_refuses_with_its_own_error() {
     }
     assert_eq!(
         answers.iter().position(|refused| *refused),
-        Some(2),
+        Some(1),
         "{answers:?}"
     );
     let mut end = Vec::new();
@@ -346,5 +353,64 @@ fn memory_counts_everything_and_refuses_with_its_own_error() {
         XS_WRITE,
         &[("c|", "OK|"), ("b|", "OK|"), (&write("b"), "OK|")],
     );
+    table(s, dom0, XS_CONTROL, &[("check|", "OK|")]);
+}
+
+/// Whoever writes into a node of another is held against the owner's quota, and again when the transaction commits.
+#[test]
+fn nobody_brings_another_above_its_memory() {
+    let (mut server, dom0, guest) = world();
+    let s = &mut server;
+    let other = s.connect(DomId(6), false);
+    table(s, guest, XS_WRITE, &[("shared|x", "OK|")]);
+    table(s, guest, XS_SET_PERMS, &[("shared|n5|b6|", "OK|")]);
+    let in_use = |s: &Server| {
+        let of_guest = s.stats().into_iter().find(|each| each.domid == GUEST);
+        of_guest.unwrap().bytes
+    };
+    let most = in_use(s) + 1000;
+    let limit = format!("5\0memory\0{most}\0");
+    assert_eq!(ask(s, dom0, XS_SET_QUOTA, limit.as_bytes()), "OK|");
+    let path = "/local/domain/5/shared";
+    let write = |len: usize| format!("{path}\0{}", "x".repeat(len));
+    let ask_other = |s: &mut Server, op, tx, payload: &str| {
+        s.request(other, op, TxId(tx), payload.as_bytes())
+            .map(|reply| String::from_utf8(reply).unwrap())
+    };
+    let ok = Ok("OK\0".to_owned());
+    assert_eq!(ask_other(s, XS_WRITE, 0, &write(1500)), Err(Errno::ENOMEM));
+    let hits = |s: &Server, domid| {
+        let all = s.stats();
+        all.iter()
+            .find(|each| each.domid == domid)
+            .unwrap()
+            .quota_hits
+    };
+    assert_eq!(
+        (hits(s, GUEST), hits(s, DomId(6))),
+        (1, 0),
+        "it is the owner's quota"
+    );
+    // What was affordable when it was written is not when it is committed.
+    assert_eq!(
+        ask_other(s, XS_TRANSACTION_START, 0, "\0"),
+        Ok("1\0".to_owned())
+    );
+    assert_eq!(ask_other(s, XS_WRITE, 1, &write(900)), ok);
+    let own = format!("shared|{}", "y".repeat(900));
+    table(s, guest, XS_READ, &[("shared|", "x")]);
+    let token = format!("a|{}|", "t".repeat(200));
+    let watch = token.replace('|', "\0");
+    assert!(
+        s.request(guest, XS_WATCH, TxId::NONE, watch.as_bytes())
+            .is_ok()
+    );
+    assert_eq!(
+        ask_other(s, XS_TRANSACTION_END, 1, "T\0"),
+        Err(Errno::EAGAIN)
+    );
+    assert!(in_use(s) <= most);
+    while s.take_event(guest).is_some() {}
+    table(s, guest, XS_WRITE, &[(&own, "!ENOMEM")]);
     table(s, dom0, XS_CONTROL, &[("check|", "OK|")]);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cantle_abi::{DomId, Errno};
 
-use super::Reply;
+use super::{Reply, number};
 use crate::limits::Limits;
 use crate::perms::parse_domid;
 use crate::server::Server;
@@ -75,7 +75,7 @@ fn real_domid(digits: &str) -> Result<DomId, Errno> {
 }
 
 fn set(limits: &mut Arc<Limits>, name: &str, value: &str) -> Result<(), Errno> {
-    let value = value.parse().map_err(|_| Errno::EINVAL)?;
+    let value = u32::try_from(number(value.as_bytes())?).map_err(|_| Errno::EINVAL)?;
     let mut changed = Limits::clone(limits);
     *changed.named_mut(name).ok_or(Errno::EINVAL)? = value;
     *limits = Arc::new(changed);
