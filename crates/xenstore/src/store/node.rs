@@ -269,9 +269,9 @@ impl Tree {
         }
     }
 
-    /// The node, made this tree's own together with its ancestors. `mentions` is what it will mention.
+    /// The node, made this tree's own together with its ancestors. `mentions` is what it will mention. The caller knows that it
+    /// exists; else the ancestors were made this tree's own for nothing.
     pub(super) fn get_mut(&mut self, path: &str, mentions: Mentions) -> Option<&mut Node> {
-        self.get(path)?;
         let mut node = Arc::make_mut(&mut self.root);
         for name in components(path) {
             node = node.children.get_mut(name, mentions)?;

@@ -36,9 +36,14 @@ enum Step {
     Commit(usize),
 }
 
+/// `t` is a template, the others are where it is put.
+fn top() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["/t", "/x", "/y", "/z", "/x/n", "/y/a"]).prop_map(str::to_owned)
+}
+
 fn path() -> impl Strategy<Value = String> {
-    prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 1..5)
-        .prop_map(|names| names.iter().map(|name| format!("/{name}")).collect())
+    let below = prop::collection::vec(prop::sample::select(vec!["/a", "/b"]), 0..5);
+    (top(), below).prop_map(|(top, below)| top + &below.concat())
 }
 
 fn perms() -> impl Strategy<Value = Perms> {
@@ -59,6 +64,7 @@ fn edit() -> impl Strategy<Value = Step> {
         6 => (path(), prop::collection::vec(any::<u8>(), 0..4))
             .prop_map(|(path, value)| Step::Write(path, value)),
         1 => path().prop_map(Step::Rm),
+        1 => top().prop_map(Step::Rm),
         4 => (path(), perms()).prop_map(|(path, perms)| Step::SetPerms(path, perms)),
     ]
 }
@@ -66,8 +72,9 @@ fn edit() -> impl Strategy<Value = Step> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => edit(),
-        3 => path().prop_map(Step::Capture),
-        6 => (path(), 0..6_usize, prop::collection::vec((0..6_u16, 0..9_u16), 0..4))
+        2 => top().prop_map(Step::Capture),
+        1 => path().prop_map(Step::Capture),
+        6 => (top(), 0..6_usize, prop::collection::vec((0..6_u16, 0..9_u16), 0..4))
             .prop_map(|(path, which, pairs)| Step::Graft(path, which, pairs)),
         1 => (1..9_u16).prop_map(Step::Die),
         1 => Just(Step::Begin),
@@ -171,19 +178,34 @@ fn die(map: &mut Map, dead: DomId) {
 
 impl World {
     fn new() -> Self {
-        let store = Store::new();
-        let map = seen(&store);
         let limits = Limits {
             nodes: 100_000,
             ..Limits::DEFAULT
         };
-        Self {
-            store,
+        let mut world = Self {
+            store: Store::new(),
             quotas: Quotas::new(limits),
-            map,
+            map: Map::new(),
             copies: Vec::new(),
             open: Vec::new(),
+        };
+        world.map = seen(&world.store);
+        // Four levels, with an owner for each node.
+        let mut level = vec!["/t".to_owned()];
+        for number in 1..16_u16 {
+            let path = level.remove(0);
+            level.extend(["/a", "/b"].map(|name| path.clone() + name));
+            let owner = Perms::new(DomId(number % 6), Access::None);
+            let perms = owner.and(DomId(number * 5 % 6), Access::Read);
+            for step in [
+                Step::Write(path.clone(), vec![1]),
+                Step::SetPerms(path, perms),
+            ] {
+                world.step(&step).unwrap();
+            }
         }
+        world.step(&Step::Capture("/t".to_owned())).unwrap();
+        world
     }
 
     fn step(&mut self, step: &Step) -> Result<(), TestCaseError> {
