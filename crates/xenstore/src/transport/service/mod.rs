@@ -19,6 +19,7 @@ mod socket;
 mod turn;
 mod watched;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -74,6 +75,8 @@ pub struct Service {
     watched: Vec<u32>,
     before_output: Option<BeforeOutput>,
     stopped: bool,
+    /// Somebody waits for [`fd`](Self::fd).
+    embedded: Cell<bool>,
 }
 
 impl fmt::Debug for Service {
@@ -145,6 +148,7 @@ impl Service {
             watched: Vec::new(),
             before_output: None,
             stopped: false,
+            embedded: Cell::new(false),
         })
     }
 
@@ -248,6 +252,10 @@ impl Service {
     /// Readable when there is something to do for [`run_once`](Self::run_once), so that this can be part of another loop.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
+        if !self.embedded.replace(true) {
+            // What is left of rounds before this call was not signalled.
+            self.inbox.signal();
+        }
         self.epoll.as_fd()
     }
 
@@ -262,20 +270,26 @@ impl Service {
         if self.stopped {
             return Err(io::Error::other("the xenstore service was stopped"));
         }
-        let timeout = if self.queue.is_empty() {
-            self.until_retry(timeout)
-        } else {
+        let timeout = if self.has_more() {
             Some(Duration::ZERO)
+        } else {
+            self.until_retry(timeout)
         };
         self.wait(timeout)?;
         self.accept();
         if !self.queue.is_empty() {
             self.batch().inspect_err(|_| self.stopped = true)?;
         }
-        if !self.queue.is_empty() || self.listeners.iter().any(|listener| listener.ready) {
+        // Who only calls this again needs no signal, which is a system call.
+        if self.embedded.get() && self.has_more() {
             self.inbox.signal();
         }
         Ok(())
+    }
+
+    /// Whether there is something to do without waiting for it.
+    fn has_more(&self) -> bool {
+        !self.queue.is_empty() || self.listeners.iter().any(|listener| listener.ready)
     }
 
     /// The oldest thing that a client asked for and that the server cannot do itself.
