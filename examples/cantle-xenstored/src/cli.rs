@@ -3,20 +3,23 @@
 use std::path::PathBuf;
 
 use cantle_abi::DomId;
+use cantle_xenstore::Quota;
 use clap::Parser;
 
 const HELP: &str = "\
-It takes xenstored's place: libxenstore, xenstore-utils, pyxs and everything that is built on them find it at the same socket. It
-stays in the foreground, and needs no privilege where it may make its files.
+It takes xenstored's place: libxenstore, xenstore-utils, pyxs and everything that is built on them
+find it at the same socket. It stays in the foreground, and needs no privilege where it may make
+its files.
 
 Examples:
   cantle-xenstored --socket /tmp/xs/socket &
   XENSTORED_PATH=/tmp/xs/socket xenstore-ls -f
-  cantle-xenstored --journal /var/lib/xenstored --domains /run/xenstored/domains --quota nodes=4000
-  xenstore-control live-update -t 10 /usr/sbin/cantle-xenstored      # replace the running program, connections and all
+  cantle-xenstored --journal /var/lib/xenstored --domains /run/xenstored/domains
+  cantle-xs live-update /usr/sbin/cantle-xenstored      # replaces the running one, clients and all
 
-Without --journal, a daemon that was killed comes back with an empty store, as Xen's does, and says so in its log. With it,
-every write that was acknowledged is there again; watches and transactions end with the connections that had them.
+Without --journal, a daemon that was killed comes back with an empty store, as Xen's does, and says
+so in its log. With it, every write that was acknowledged is there again; watches and transactions
+end with the connections that had them.
 
 Signals:
   SIGTERM, SIGINT  an orderly end
@@ -25,14 +28,15 @@ Signals:
 Exit codes:
   0  ended by a signal
   1  it could not go on serving
-  2  it could not be set up (somebody else serves the socket or the journal, say), or the usage is wrong
+  2  it could not be set up (another serves the socket or the journal, say), or the usage is wrong
 
-CANTLE_LOG in the environment says what is logged, like --log-level; NOTIFY_SOCKET is told when it is ready, and LISTEN_FDS's first
-socket is served instead of --socket (systemd's Type=notify and socket units).";
+CANTLE_LOG in the environment says what is logged, like --log-level; NOTIFY_SOCKET is told when it
+is ready, and LISTEN_FDS's first socket is served instead of --socket (systemd's Type=notify and
+socket units).";
 
 /// A xenstore daemon: xenstored's protocol and socket, with live update and a journal.
 #[derive(Debug, Parser)]
-#[command(name = "cantle-xenstored", version, after_help = HELP, max_term_width = 110)]
+#[command(name = "cantle-xenstored", version, after_help = HELP, max_term_width = 100)]
 pub(crate) struct Cli {
     /// The socket that clients connect to [default: XENSTORED_PATH, or socket in XENSTORED_RUNDIR or /run/xenstored].
     #[arg(long, value_name = "PATH")]
@@ -46,7 +50,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "PATH")]
     pub(crate) domains: Option<PathBuf>,
 
-    /// A quota of each unprivileged domain; 0 for none. `xenstore-control quota` shows the names.
+    /// A quota of each unprivileged domain; 0 for none. `cantle-xs quota` shows the names.
     #[arg(long, value_name = "NAME=VALUE", value_parser = quota)]
     pub(crate) quota: Vec<(String, u64)>,
 
@@ -77,6 +81,10 @@ pub(crate) struct Cli {
 
 fn quota(text: &str) -> Result<(String, u64), String> {
     let (name, value) = text.split_once('=').ok_or("a quota is NAME=VALUE")?;
+    if Quota::from_name(name).is_none() {
+        let names = Quota::ALL.map(Quota::name).join(", ");
+        return Err(format!("{name:?} is none; there are {names}"));
+    }
     let value = value
         .parse()
         .map_err(|_| format!("{value:?} is no number"))?;
@@ -121,6 +129,7 @@ mod tests {
         for wrong in [
             &["--quota", "nodes"][..],
             &["--quota", "nodes=-1"],
+            &["--quota", "knots=1"],
             &["--priv-domid", "32752"],
             &["--priv-domid", "x"],
             &["extra"],

@@ -9,8 +9,8 @@ use cantle_xenstore::{Access, Perms};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 const HELP: &str = "\
-Without --socket, the daemon is found as by xenstore-utils: XENSTORED_PATH in the environment, else `socket` in
-XENSTORED_RUNDIR (/run/xenstored), else the kernel's /dev/xen/xenbus in a guest.
+Without --socket, the daemon is found as by xenstore-utils: XENSTORED_PATH in the environment, else
+`socket` in XENSTORED_RUNDIR (/run/xenstored), else the kernel's /dev/xen/xenbus in a guest.
 
 Examples:
   cantle-xs ls -f /local/domain
@@ -20,7 +20,7 @@ Examples:
   cantle-xs watch -n 2 /local/domain/5/device
   cantle-xs top -d 2
 
-Exit codes: 0; 1 where something failed or is not there; 3 where the daemon refused a control command.";
+Exit codes: 0; 1 where something failed or is not there; 3 where the daemon refused a command.";
 
 /// Looks at a xenstore and changes it, in the habits of Xen's xenstore-utils.
 #[derive(Debug, Parser)]
@@ -58,6 +58,8 @@ pub(crate) enum Command {
     Domains,
     /// Gives the daemon a command: `help` lists them.
     Control(Control),
+    /// Replaces the running daemon by another program, with its clients and their requests.
+    LiveUpdate(LiveUpdate),
     /// Prints quotas, or sets one.
     Quota(Quota),
     /// Shows, again and again, what each domain asks of the daemon and keeps in it.
@@ -158,8 +160,8 @@ pub(crate) struct Rm {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A permission is a letter (n none, r read, w write, b both) and a domain's number. The first names the owner, who may do
-everything, and what all may do who are not named.
+A permission is a letter (n none, r read, w write, b both) and a domain's number. The first names
+the owner, who may do everything, and what all may do who are not named.
 
 Examples:
   cantle-xs chmod /local/domain/5/data n5 r0
@@ -218,8 +220,34 @@ pub(crate) struct Control {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without --domain: what new domains get. A value of 0 is no limit. Needs a daemon of Xen 4.22's protocol; for an older one
-see `cantle-xs control quota`.
+The new program is tried on a copy of the state first; where it cannot go on from it, the running
+daemon stays and says why. Nobody's connection ends, and no request is lost.
+
+Examples:
+  cantle-xs live-update /usr/sbin/cantle-xenstored
+  cantle-xs live-update -t 10 -F ./cantle-xenstored")]
+pub(crate) struct LiveUpdate {
+    /// How many seconds open transactions are waited for.
+    #[arg(short = 't', long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) timeout: u32,
+
+    /// Do it in spite of transactions that are open then.
+    #[arg(short = 'F', long)]
+    pub(crate) force: bool,
+
+    /// The new program's options, in one word [default: those of the running one].
+    #[arg(short = 'c', long, value_name = "OPTIONS", allow_hyphen_values = true)]
+    pub(crate) command_line: Option<String>,
+
+    /// The new program, as an absolute path or relative to here.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without --domain: what new domains get. A value of 0 is no limit. Needs a daemon of Xen 4.22's
+protocol; for an older one see `cantle-xs control quota`.
 
 Examples:
   cantle-xs quota
@@ -237,10 +265,12 @@ pub(crate) struct Quota {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Needs cantle-xenstored, or another host of this crate's server. Rates are since the last tick; whoever asks most stands first.
+Needs cantle-xenstored, or another host of this crate's server. Rates are since the last tick;
+whoever asks most stands first.
 
-Columns: requests, errors and refusals for a quota's sake, each by the second; what the domain keeps: connections, nodes, bytes,
-watches, open transactions, bytes of replies and events that it has not read.
+Columns: requests, errors and refusals for a quota's sake, each by the second; what the domain
+keeps: connections, nodes, bytes, watches, open transactions, bytes of replies and events that it
+has not read.
 
 Examples:
   cantle-xs top

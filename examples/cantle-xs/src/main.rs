@@ -11,6 +11,7 @@ mod nodes;
 mod operate;
 mod output;
 mod top;
+mod update;
 mod watch;
 
 use std::io::{self, Write as _};
@@ -68,6 +69,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Mkdir(args) => nodes::mkdir(client, args),
         Command::Domains => domains::domains(client, out),
         Command::Control(args) => operate::control(client, out, args),
+        Command::LiveUpdate(args) => update::live_update(client, args),
         Command::Quota(args) => operate::quota(client, out, args),
         Command::Top(args) => top::top(client, out, args),
     }?;

@@ -12,7 +12,7 @@ use crate::cli::{Control, Quota};
 use crate::output::Output;
 
 /// Exit code where the daemon refused, as of xenstore-control.
-const REFUSED: u8 = 3;
+pub(crate) const REFUSED: u8 = 3;
 
 pub(crate) fn control(client: &SocketClient, out: &mut Output, args: &Control) -> Result<u8> {
     let words: Vec<&str> = args.words.iter().map(String::as_str).collect();

@@ -4,6 +4,7 @@
 mod beside;
 mod daemon;
 mod top;
+mod update;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Output, Stdio};
