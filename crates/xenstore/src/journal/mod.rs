@@ -45,7 +45,8 @@
 //! # Reading them again
 //!
 //! The newest checkpoint that is whole counts, and every journal of its generation and later ones, in order. A newest journal that ends
-//! within a frame is cut there: that write was never acknowledged. Anything else that is not as it was written is an error that names the file and
+//! within a frame is cut there: that write was never acknowledged. One without a frame that has no checkpoint goes: its compaction did not come
+//! about, and the journal before it may have gone on. Anything else that is not as it was written is an error that names the file and
 //! the byte, and what an operator can do: no kill makes that, and a store that quietly lacks some of its nodes is worse than
 //! one that does not start.
 //!
@@ -61,6 +62,8 @@ mod disk;
 mod error;
 mod frame;
 mod recover;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
@@ -170,7 +173,7 @@ impl Journal {
             inline,
             _lock: lock,
         };
-        let Some(recovered) = recover::recover(&*journal.disk, dir)? else {
+        let Some(recovered) = recover::recover(&*journal.disk, dir, options.sync)? else {
             return Ok((journal, None));
         };
         let Recovered {
@@ -250,12 +253,7 @@ impl Journal {
             &server.checkpoint()?,
             self.options.sync,
         )?;
-        let log = Log::create(&*self.disk, generation).and_then(|log| {
-            if self.options.sync {
-                self.disk.sync()?;
-            }
-            Ok(log)
-        });
+        let log = Log::create(&*self.disk, generation, self.options.sync);
         self.log = Some(log.map_err(|source| self.failed(source))?);
         Ok(())
     }
@@ -289,7 +287,8 @@ impl Journal {
         let Some(log) = &self.log else { return Ok(()) };
         let generation = log.generation + 1;
         let snapshot = server.checkpoint()?;
-        let next = Log::create(&*self.disk, generation).map_err(|source| self.failed(source))?;
+        let next = Log::create(&*self.disk, generation, self.options.sync)
+            .map_err(|source| self.failed(source))?;
         self.older += log.len;
         self.log = Some(next);
         let (disk, dir, sync) = (Arc::clone(&self.disk), self.dir.clone(), self.options.sync);

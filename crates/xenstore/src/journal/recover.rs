@@ -20,10 +20,19 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// A new file.
-    pub(super) fn create(disk: &dyn Disk, generation: u64) -> io::Result<Self> {
-        let mut output = disk.create(&Name::Journal(generation).to_string())?;
-        output.append(&frame::file_header(generation))?;
+    /// A new file. With `sync`, its name survives a loss of power before anything is in it that has been acknowledged.
+    ///
+    /// Where that fails, there is none, as far as possible; a file without a frame is in nobody's way.
+    pub(super) fn create(disk: &dyn Disk, generation: u64, sync: bool) -> io::Result<Self> {
+        let name = Name::Journal(generation).to_string();
+        let mut output = disk.create(&name)?;
+        let header = output.append(&frame::file_header(generation));
+        let named = header.and_then(|()| if sync { disk.sync() } else { Ok(()) });
+        if let Err(error) = named {
+            // The older journal goes on.
+            let _ = disk.remove(&name);
+            return Err(error);
+        }
         Ok(Self {
             output,
             generation,
@@ -46,8 +55,12 @@ pub(super) struct Recovered {
 /// Reads a folder: the newest checkpoint that is whole, and all journals since. `None` where there is nothing.
 ///
 /// Nothing is changed but that the newest journal loses what is behind its last whole frame, and that files go which are
-/// older than the checkpoint or were never finished.
-pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Option<Recovered>, JournalError> {
+/// older than the checkpoint, were never finished, or begun for a generation that never was.
+pub(super) fn recover(
+    disk: &dyn Disk,
+    dir: &Path,
+    sync: bool,
+) -> Result<Option<Recovered>, JournalError> {
     let io = |path: &Path| {
         let path = path.to_owned();
         |source| JournalError::Io { path, source }
@@ -67,15 +80,17 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Option<Recovered>, 
         .filter(|name| matches!(name, Name::Journal(_)))
         .map(|name| name.generation())
         .max()
-        .filter(|newest| *newest >= generation);
+        .filter(|newest| *newest >= generation)
+        .map(|newest| newest_with_frames(disk, dir, generation, newest))
+        .transpose()?;
     let log = match newest {
-        None => Log::create(disk, generation).map_err(io(dir))?,
+        None => Log::create(disk, generation, sync).map_err(io(dir))?,
         Some(newest) => {
             for older in generation..newest {
                 replay(disk, dir, older, &mut restored.server, false)?;
             }
             replay(disk, dir, newest, &mut restored.server, true)?
-                .map_or_else(|| Log::create(disk, newest), Ok)
+                .map_or_else(|| Log::create(disk, newest, sync), Ok)
                 .map_err(io(dir))?
         }
     };
@@ -87,6 +102,10 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Option<Recovered>, 
     for name in older {
         bytes += disk.read(&name.to_string()).map_err(io(dir))?.len() as u64;
     }
+    if sync {
+        // What was just renamed is to be there still when the older ones are gone.
+        disk.sync().map_err(io(dir))?;
+    }
     remove_older(disk, generation);
     Ok(Some(Recovered {
         restored,
@@ -94,6 +113,33 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Option<Recovered>, 
         checkpoint: len,
         older: bytes,
     }))
+}
+
+/// The newest journal, without those that have no frame and no checkpoint: they were begun for a compaction that did not come about, and the one
+/// before may have gone on, up to a frame that is not whole.
+fn newest_with_frames(
+    disk: &dyn Disk,
+    dir: &Path,
+    generation: u64,
+    mut newest: u64,
+) -> Result<u64, JournalError> {
+    while newest > generation {
+        let name = Name::Journal(newest).to_string();
+        let path = dir.join(&name);
+        let io = |source| JournalError::Io { path, source };
+        let file = match disk.read(&name) {
+            // Told of by whoever replays it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            file => file.map_err(io.clone())?,
+        };
+        let frames = Frames::parse(&file, newest);
+        if frames.corrupt.is_some() || !frames.bodies.is_empty() {
+            break;
+        }
+        disk.remove(&name).map_err(io)?;
+        newest -= 1;
+    }
+    Ok(newest)
 }
 
 /// Removes files that are older than a checkpoint, and beginnings of others. That it fails harms nobody: they are in nobody's way.
