@@ -121,6 +121,8 @@ smoke_tests!(
     xenstore_wire,
     xenstore_server,
     xenstore_client,
+    xenstore_state,
+    xenstore_journal,
     xenstore_ring,
     blkback_ring,
     netback_tx,

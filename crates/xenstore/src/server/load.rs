@@ -82,6 +82,9 @@ pub enum Wrong {
     /// More than the domain's quota allows.
     #[error("a quota refuses it")]
     Quota,
+    /// A number that nobody can have counted up to, and from which nobody could count on.
+    #[error("one of its numbers is too great")]
+    Number,
 }
 
 /// Why a stream cannot be made use of.
@@ -222,15 +225,18 @@ impl<'a> Loaded<'a> {
     fn own(&mut self, own: Own<'a>) -> Result<(), Wrong> {
         match own {
             Own::Server(state) => {
+                plausible(&state)?;
                 self.fresh = state.generation.saturating_add(1);
                 self.server = Some(state);
             }
             Own::Generations(generations) => self.generations = generations.into_iter(),
             Own::Domain(state) => {
+                state.target.map_or(Ok(DomId::DOM0), real)?;
                 let domain = self.domains.entry(real(state.domid)?).or_default();
                 not_twice(domain.own.replace(state).is_none())?;
             }
             Own::Connection(state) => {
+                countable(state.id)?;
                 let connection = self.connection_of(state.conn_id)?;
                 not_twice(connection.own.replace(state).is_none())?;
             }
@@ -248,8 +254,9 @@ impl<'a> Loaded<'a> {
     }
 
     fn connection(&mut self, offset: usize, data: ConnectionData<'a>) -> Result<(), Wrong> {
-        if let Conn::Ring { domid, .. } = data.conn {
+        if let Conn::Ring { domid, target, .. } = data.conn {
             real(domid)?;
+            target.map_or(Ok(DomId::DOM0), real)?;
         }
         let before = self.places.insert(data.conn_id, self.connections.len());
         not_twice(before.is_none())?;
@@ -356,6 +363,26 @@ pub(super) fn real(domid: DomId) -> Result<DomId, Wrong> {
         Ok(domid)
     } else {
         Err(Wrong::Domain)
+    }
+}
+
+/// What a server says of itself is what one can be.
+pub(super) fn plausible(state: &ServerState) -> Result<(), Wrong> {
+    for number in [state.generation, state.next_conn] {
+        countable(number)?;
+    }
+    state
+        .privileged
+        .iter()
+        .try_for_each(|domid| real(*domid).map(drop))
+}
+
+/// A number that counts something, and can go on: whoever counts a thousand million a second is there in a hundred years.
+fn countable(number: u64) -> Result<(), Wrong> {
+    if number < 1 << 62 {
+        Ok(())
+    } else {
+        Err(Wrong::Number)
     }
 }
 

@@ -6,7 +6,9 @@
 
 use cantle_abi::{DomId, Port};
 
-use super::load::{RestoreError, RestoredConn, Wrong, node_path, perms_of, real, set_quotas};
+use super::load::{
+    RestoreError, RestoredConn, Wrong, node_path, perms_of, plausible, real, set_quotas,
+};
 use super::quota::{event_room, settle};
 use super::save::{SaveError, node_perms, ring_id};
 use super::watches::Watch;
@@ -188,6 +190,9 @@ impl Server {
     /// missed. Returns the rings' connections, in the order of their domains.
     pub(crate) fn redone(&mut self) -> Vec<RestoredConn> {
         self.store.recount();
+        // Their watches were set, and their quotas changed, without counting.
+        let all: Vec<ConnId> = self.connections.keys().copied().collect();
+        all.into_iter().for_each(|conn| self.settle(conn));
         let mut rings: Vec<(DomId, ConnId)> = self
             .connections
             .keys()
@@ -258,6 +263,7 @@ impl Server {
     fn redo_own(&mut self, own: Own<'_>) -> Result<(), Wrong> {
         match own {
             Own::Server(state) => {
+                plausible(&state)?;
                 self.store.set_generation(state.generation);
                 self.next_conn = self.next_conn.max(state.next_conn);
                 state
@@ -266,6 +272,7 @@ impl Server {
                     .for_each(|domid| self.set_privileged(domid));
             }
             Own::Domain(state) => {
+                state.target.map_or(Ok(DomId::DOM0), real)?;
                 let domain = self.domain(real(state.domid)?);
                 domain.introduced = state.introduced;
                 domain.shutdown = state.shutdown;

@@ -10,6 +10,8 @@ pub mod hypercall;
 pub mod netback_tx;
 pub mod ring_back;
 pub mod xenstore_client;
+pub mod xenstore_journal;
 pub mod xenstore_ring;
 pub mod xenstore_server;
+pub mod xenstore_state;
 pub mod xenstore_wire;
