@@ -115,7 +115,7 @@ pub struct Journal {
     /// Compaction is done by whoever calls: for tests that count steps.
     inline: bool,
     /// Locked for as long as it is open.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 impl std::fmt::Debug for Journal {
@@ -171,7 +171,7 @@ impl Journal {
             broken: false,
             compaction: None,
             inline,
-            _lock: lock,
+            lock,
         };
         let Some(recovered) = recover::recover(&*journal.disk, dir, options.sync)? else {
             return Ok((journal, None));
@@ -327,6 +327,10 @@ impl Journal {
 impl Drop for Journal {
     fn drop(&mut self) {
         self.settle();
+        // Closing it would not do while a process that is being started has a copy of the descriptor.
+        if let Some(lock) = &self.lock {
+            let _ = lock.unlock();
+        }
     }
 }
 

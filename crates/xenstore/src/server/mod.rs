@@ -13,6 +13,7 @@ mod control;
 mod domains;
 mod events;
 mod features;
+mod guest;
 mod host;
 mod load;
 mod log;

@@ -248,9 +248,16 @@ impl Server {
             ..actor
         };
         let store = &mut self.store;
-        let tx = store
-            .reopen(base, doomed, actor, log, &self.quotas.allowance(free))
-            .map_err(|_| Wrong::Log)?;
+        let allowance = self.quotas.allowance(free);
+        let tx = match store.reopen(base, doomed, actor, log, &allowance) {
+            // Another implementation's may have done what cannot be done here, or not any more: it begins again.
+            Err(_) if loaded.exact.is_none() => {
+                let tree = store.tree.clone();
+                store.reopen(tree, true, actor, Vec::new(), &allowance)
+            }
+            reopened => reopened,
+        };
+        let tx = tx.map_err(|_| Wrong::Log)?;
         let bytes = tx.bytes(actor.domid);
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.transaction_bytes += bytes;

@@ -12,27 +12,25 @@
 //! node that differs is *written*, each that was asked for is *read*, and where it does not, one node that has changed is
 //! *read* as it never was, so that the transaction fails when it ends.
 
+mod connections;
+mod guest;
+mod transactions;
+
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use cantle_abi::DomId;
 
-use super::connection::Connection;
 use super::domains::{Domain, INTRODUCE_DOMAIN, RELEASE_DOMAIN};
-use super::watches::Watch;
 use super::{ConnId, Server};
 use crate::limits::Limits;
-use crate::state::own::{
-    ConnectionState, DomainState, Op, Own, ServerState, Step, TransactionState,
-};
+use crate::state::own::{DomainState, Own, ServerState};
 use crate::state::{
     Conn, ConnectionData, DomainData, EmitError, GlobalData, GlobalQuotaData, NodeData, NodePerm,
-    Pending, Quota, Record, TransactionData, WatchData, emit, emit_header,
+    Pending, Quota, Record, emit, emit_header,
 };
-use crate::store::{
-    Asked, Difference, Edit, Kept, NodeRef, Query, Told, Transaction, Tree, differences,
-};
+use crate::store::{NodeRef, Tree};
 use crate::{Access, Perms};
+use connections::{save_connection, save_watches};
 
 /// Names of the bounds that [`Limits`] has beside the quotas.
 pub(super) const REPLY_BYTES: &str = "reply-bytes";
@@ -299,185 +297,11 @@ impl Server {
         };
         emit(out, &Record::Own(Own::Domain(state)))
     }
-
-    fn save_transactions(
-        &self,
-        out: &mut Vec<u8>,
-        conn_id: u32,
-        connection: &Connection,
-    ) -> Result<(), EmitError> {
-        let mut open: Vec<_> = connection.transactions.iter().collect();
-        open.sort_by_key(|(tx_id, _)| **tx_id);
-        for (tx_id, tx) in open {
-            let tx_id = *tx_id;
-            emit(
-                out,
-                &Record::Transaction(TransactionData { conn_id, tx_id }),
-            )?;
-            self.save_log(out, conn_id, tx_id, tx)?;
-            self.save_pending(out, conn_id, tx_id, tx, connection)?;
-        }
-        Ok(())
-    }
-
-    /// The transaction exactly, for ourselves.
-    fn save_log(
-        &self,
-        out: &mut Vec<u8>,
-        conn_id: u32,
-        tx_id: u32,
-        tx: &Transaction,
-    ) -> Result<(), EmitError> {
-        let mut base = Vec::new();
-        differences(&self.store.tree, tx.base(), |path, difference| {
-            let node = match difference {
-                Difference::Gone => None,
-                Difference::Set(node) => Some(node.keep()),
-            };
-            base.push((path.to_owned(), node));
-        });
-        let told: Vec<Told> = tx.told().collect();
-        let state = TransactionState {
-            conn_id,
-            tx_id,
-            doomed: tx.is_doomed(),
-            base: base
-                .iter()
-                .map(|(path, kept)| plain(path, kept.as_ref().map(Kept::seen).as_ref(), None))
-                .collect(),
-            log: told.iter().map(step).collect(),
-        };
-        emit(out, &Record::Own(Own::Transaction(state)))
-    }
-
-    /// The transaction as the document has it, for others.
-    fn save_pending(
-        &self,
-        out: &mut Vec<u8>,
-        conn_id: u32,
-        tx_id: u32,
-        tx: &Transaction,
-        connection: &Connection,
-    ) -> Result<(), EmitError> {
-        let pending = |read, written| {
-            Some(Pending {
-                conn_id,
-                tx_id,
-                read,
-                written,
-            })
-        };
-        let actor = connection.actor;
-        let allowance = self.quotas.allowance(actor);
-        let Some(tree) = self.store.as_if_committed(tx, actor, &allowance) else {
-            // Nobody has this value: whoever compares finds that it has changed.
-            let root = self.store.tree.root();
-            let other = [root.value(), b"?"].concat();
-            let mut record = plain("/", Some(&root), pending(true, false));
-            record.value = &other;
-            return emit(out, &Record::Node(record));
-        };
-        let mut touched = BTreeMap::new();
-        for Told { path, asked, .. } in tx.told() {
-            if matches!(asked, Asked::Query(_)) {
-                touched.insert(path.into_string(), (true, false, false));
-            }
-        }
-        differences(&self.store.tree, &tree, |path, difference| {
-            let entry = touched.entry(path.to_owned()).or_default();
-            match difference {
-                Difference::Gone => entry.2 = true,
-                Difference::Set(_) => entry.1 = true,
-            }
-        });
-        // In the order of paths, so parents come first.
-        for (path, (read, written, gone)) in &touched {
-            let (read, written) = (*read && !gone, *written && !gone);
-            // What was only read may be gone with a node above it: it was read as it is for all.
-            let seen = if written { &tree } else { &self.store.tree };
-            let node = seen.get(path).filter(|_| !gone);
-            emit(
-                out,
-                &Record::Node(plain(path, node.as_ref(), pending(read, written))),
-            )?;
-        }
-        Ok(())
-    }
 }
 
 /// The number that a ring's connection has in a journal.
 pub(super) fn ring_id(domid: DomId) -> u32 {
     u32::from(domid.0) + 1
-}
-
-/// Writes a connection; the numbers of its watches in the order in which they are to be written.
-fn save_connection(
-    out: &mut Vec<u8>,
-    conn_id: u32,
-    connection: &Connection,
-    known: &HostConn<'_>,
-) -> Result<Vec<Arc<Watch>>, EmitError> {
-    let watches = connection.watches_in_order();
-    let output = connection.outbox.save();
-    let input = [&connection.partial, known.unfed].concat();
-    let (input, more) = input.split_at(input.len().min(usize::from(u16::MAX)));
-    let conn = match known.by {
-        Conn::Ring { domid, port, .. } => Conn::Ring {
-            domid,
-            target: connection.actor.target,
-            port,
-        },
-        socket @ Conn::Socket { .. } => socket,
-    };
-    emit(
-        out,
-        &Record::Connection(ConnectionData {
-            conn_id,
-            conn,
-            input,
-            output: &output.bytes,
-            begun: u16::try_from(output.begun).map_err(|_| EmitError::TooLong("out-resp-len"))?,
-            unique_id: known.unique_id,
-        }),
-    )?;
-    let place = |(id, condensed): (u64, bool)| {
-        let at = watches.binary_search_by_key(&id, |watch| watch.id).ok()?;
-        let at = u32::try_from(at + 1).ok()?;
-        Some(
-            at | if condensed {
-                crate::state::own::CONDENSED
-            } else {
-                0
-            },
-        )
-    };
-    let state = ConnectionState {
-        conn_id,
-        id: known.conn.0,
-        next_tx: connection.next_tx,
-        privileged: connection.actor.privileged,
-        events: output
-            .events
-            .into_iter()
-            .map(|event| event.and_then(place).unwrap_or(0))
-            .collect(),
-        input: more,
-    };
-    emit(out, &Record::Own(Own::Connection(state)))?;
-    Ok(watches)
-}
-
-fn save_watches(out: &mut Vec<u8>, conn_id: u32, watches: &[Arc<Watch>]) -> Result<(), EmitError> {
-    for watch in watches {
-        let record = Record::Watch(WatchData {
-            conn_id,
-            path: watch.given().as_bytes(),
-            token: &watch.token,
-            depth: watch.stream_depth(),
-        });
-        emit(out, &record)?;
-    }
-    Ok(())
 }
 
 fn quotas(limits: &Limits) -> Vec<Quota<'static>> {
@@ -534,32 +358,5 @@ pub(super) fn plain<'a>(
         perms,
         path: path.as_bytes(),
         value: node.map_or(&[], |node| node.value()),
-    }
-}
-
-fn step(told: &Told) -> Step<'_> {
-    let (mut perms, mut value) = (Vec::new(), &[][..]);
-    let op = match &told.asked {
-        Asked::Query(Query::Value) => Op::Value,
-        Asked::Query(Query::Children) => Op::Children,
-        Asked::Query(Query::Perms) => Op::Perms,
-        Asked::Edit(Edit::Write(written)) => {
-            value = written;
-            Op::Write
-        }
-        Asked::Edit(Edit::Mkdir) => Op::Mkdir,
-        Asked::Edit(Edit::Rm) => Op::Rm,
-        Asked::Edit(Edit::SetPerms(set)) => {
-            node_perms(set, &mut perms);
-            Op::SetPerms
-        }
-    };
-    let errno = told.answer.err().map_or(0, |errno| errno.0);
-    Step {
-        op,
-        errno: u16::try_from(errno).unwrap_or(u16::MAX),
-        perms,
-        path: told.path.as_bytes(),
-        value,
     }
 }

@@ -3,7 +3,8 @@
 //! Xen documents this format (`docs/designs/xenstore-migration.md`) for two purposes: a daemon hands itself over to its
 //! successor (live update), and a guest takes its part of the store along to another host. This module knows the format
 //! alone: it turns bytes into plain [`Record`]s and back. What the records mean for a store is the business of
-//! [`Server::save`](crate::Server::save) and [`Server::restore`](crate::Server::restore).
+//! [`Server::save`](crate::Server::save) and [`Server::restore`](crate::Server::restore), and for a guest of
+//! [`Server::save_domain`](crate::Server::save_domain) and [`Server::load_domain`](crate::Server::load_domain).
 //!
 //! # The form
 //!

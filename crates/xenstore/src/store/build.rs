@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::edit::private_to_dom0;
 use super::mentions::Mentions;
 use super::perms_table::PermsTable;
-use super::{Book, Captures, Children, Node, NodeRef, Store, Tree};
+use super::{Accounts, Book, Captures, Children, Node, NodeRef, Store, Tree};
 use crate::Perms;
 
 /// A node that cannot be where it is said to be.
@@ -183,6 +183,16 @@ impl Tree {
         below(&self.root(), "", &mut visit)
     }
 
+    /// As [`preorder`](Self::preorder), with a node and what is below it; nothing where it is not there.
+    pub(crate) fn preorder_from<E>(
+        &self,
+        path: &str,
+        mut visit: impl FnMut(&str, &NodeRef<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.get(path)
+            .map_or(Ok(()), |top| below(&top, path, &mut visit))
+    }
+
     /// Makes a node what it is said to be, whoever may do so. Its children stay; ancestors that are missing are made like it.
     pub(super) fn put(&mut self, path: &str, value: &[u8], perms: &Arc<Perms>, generation: u64) {
         if let Some(node) = self.create(path, perms, generation) {
@@ -222,7 +232,34 @@ fn below<E>(
     Ok(())
 }
 
+/// How a store was, in case that what is begun cannot be ended.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    tree: Tree,
+    accounts: Accounts,
+}
+
+impl Snapshot {
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+}
+
 impl Store {
+    /// How it is, at the cost of the number of domains.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            tree: self.tree.clone(),
+            accounts: self.book.accounts.clone(),
+        }
+    }
+
+    /// Puts it back to how it was.
+    pub(crate) fn put_back(&mut self, before: Snapshot) {
+        self.tree = before.tree;
+        self.book.accounts = before.accounts;
+    }
+
     /// A store with this tree, whose nodes have these permissions.
     pub(crate) fn with_tree(
         tree: Tree,

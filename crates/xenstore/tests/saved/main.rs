@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
+mod guest;
 mod hostile;
 mod speed;
 mod twins;

@@ -36,6 +36,7 @@ pub fn run(data: &[u8]) {
         let _ = record;
     }
     restore(data);
+    arrive(data);
     let Ok(stream) = Stream::arbitrary(&mut Unstructured::new(data)) else {
         return;
     };
@@ -49,6 +50,7 @@ pub fn run(data: &[u8]) {
     }
     change(&mut bytes, &stream.changed);
     restore(&bytes);
+    arrive(&bytes);
 }
 
 /// Changes a few bytes.
@@ -59,6 +61,40 @@ pub(super) fn change(bytes: &mut [u8], changes: &[(u16, u8)]) {
             bytes[at] ^= bits;
         }
     }
+}
+
+/// The stream as a guest that comes to a host where there is something already.
+fn arrive(stream: &[u8]) {
+    let mut server = Server::new();
+    let dom0 = server.connect_socket();
+    for path in ["/local/domain/2/x\0there", "/a/b\0there"] {
+        let written = server.request(dom0, XS_WRITE, TxId::NONE, path.as_bytes());
+        assert!(written.is_ok());
+    }
+    let before = save(&server, &[]);
+    match server.load_domain(stream, DomId(2)) {
+        Ok(conn) => {
+            let connections: Vec<RestoredConn> = conn.into_iter().collect();
+            restore(&save(&server, &connections));
+            is_whole(&mut server, &connections);
+        }
+        Err(_) => {
+            check(&mut server);
+            assert_eq!(
+                nodes(&before),
+                nodes(&save(&server, &[])),
+                "nothing is left"
+            );
+        }
+    }
+}
+
+/// What a stream says, but for the numbers of changes.
+fn nodes(stream: &[u8]) -> Vec<Record<'_>> {
+    let records = Reader::new(stream).into_iter().flatten().flatten();
+    records
+        .filter(|record| !matches!(record, Record::Own(_)))
+        .collect()
 }
 
 fn restore(stream: &[u8]) {
