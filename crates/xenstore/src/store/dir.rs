@@ -4,13 +4,13 @@
 //! A piece keeps its children's names together, as the protocol lists them, and beside them one pointer for each child. So
 //! a search touches the names alone, a listing is a copy, and a name costs no allocation of its own.
 
+mod piece;
+
 use std::sync::Arc;
 
 use super::mentions::{Mentions, Renaming};
 use super::{Node, NodeRef};
-
-/// A piece that grows beyond this is divided.
-const PIECE_MAX: usize = 32;
+use piece::{Entry, PIECE_MAX, Piece, mentions_of, offset};
 
 /// Children, ordered by name.
 #[derive(Clone, Debug, Default)]
@@ -26,22 +26,6 @@ enum Dir {
     /// A directory or a piece that is shared with another domain's subtree: whatever is read in it, and below it, is read
     /// under the renaming; what is changed is unshared first. The directory is not renamed itself.
     Renamed(Arc<Dir>, Arc<Renaming>),
-}
-
-#[derive(Clone, Debug, Default)]
-struct Piece {
-    /// The names, each with a NUL, in order.
-    names: Box<str>,
-    entries: Box<[Entry]>,
-    /// Covers the nodes and all below them.
-    mentions: Mentions,
-}
-
-#[derive(Clone, Debug)]
-struct Entry {
-    node: Arc<Node>,
-    /// Where its name ends in `names`, behind the NUL.
-    end: u32,
 }
 
 impl Children {
@@ -347,145 +331,6 @@ fn piece_of(pieces: &[Arc<Dir>], name: &str) -> usize {
     pieces.partition_point(|piece| piece.last_name() < name)
 }
 
-fn mentions_of(entries: &[Entry]) -> Mentions {
-    entries.iter().fold(Mentions::default(), |sum, entry| {
-        sum.and(entry.node.mentions())
-    })
-}
-
-impl Piece {
-    fn of_one(name: &str, node: Arc<Node>, mentions: Mentions) -> Self {
-        let mut piece = Self::default();
-        piece.insert(name, node, mentions, true);
-        piece
-    }
-
-    fn start(&self, at: usize) -> usize {
-        at.checked_sub(1)
-            .and_then(|before| self.entries.get(before))
-            .map_or(0, |before| before.end as usize)
-    }
-
-    fn name(&self, at: usize) -> &str {
-        let end = self.entries.get(at).map_or(0, |entry| entry.end as usize);
-        self.names
-            .get(self.start(at)..end.saturating_sub(1))
-            .unwrap_or_default()
-    }
-
-    fn last_name(&self) -> &str {
-        self.name(self.entries.len().saturating_sub(1))
-    }
-
-    /// Where the name is, or where it would be.
-    fn position(&self, name: &str) -> Result<usize, usize> {
-        let (mut low, mut high) = (0, self.entries.len());
-        while low < high {
-            let middle = usize::midpoint(low, high);
-            match self.name(middle).cmp(name) {
-                core::cmp::Ordering::Less => low = middle + 1,
-                core::cmp::Ordering::Equal => return Ok(middle),
-                core::cmp::Ordering::Greater => high = middle,
-            }
-        }
-        Err(low)
-    }
-
-    /// Adds a child; where there are too many then, returns the upper ones as another piece. Nothing is allocated in advance:
-    /// most directories are written once.
-    fn insert(
-        &mut self,
-        name: &str,
-        node: Arc<Node>,
-        mentions: Mentions,
-        last: bool,
-    ) -> Option<Self> {
-        let at = self.position(name).unwrap_or_else(|at| at);
-        if self.entries.len() >= PIECE_MAX {
-            // Names that come in order fill one piece after the other; else both halves have room.
-            if last && at == self.entries.len() {
-                return Some(Self::of_one(name, node, mentions));
-            }
-            let keep = self.entries.len() / 2;
-            let mut upper = self.split_off(keep);
-            let side = if at > keep { &mut upper } else { self };
-            side.insert(name, node, mentions, false);
-            return Some(upper);
-        }
-        let start = self.start(at);
-        let more = name.len() + 1;
-        let mut names = String::from(core::mem::take(&mut self.names));
-        names.reserve_exact(more);
-        names.insert(start, '\0');
-        names.insert_str(start, name);
-        self.names = names.into_boxed_str();
-        let mut entries = Vec::from(core::mem::take(&mut self.entries));
-        entries.reserve_exact(1);
-        let end = offset(start);
-        entries.insert(at, Entry { node, end });
-        for entry in entries.iter_mut().skip(at) {
-            entry.end = entry.end.saturating_add(offset(more));
-        }
-        self.entries = entries.into_boxed_slice();
-        self.mentions = self.mentions.and(mentions);
-        None
-    }
-
-    fn split_off(&mut self, keep: usize) -> Self {
-        let start = self.start(keep);
-        let mut names = String::from(core::mem::take(&mut self.names));
-        let mut entries = Vec::from(core::mem::take(&mut self.entries));
-        let upper_names = names.split_off(start);
-        let mut upper = entries.split_off(keep);
-        for entry in &mut upper {
-            entry.end = entry.end.saturating_sub(offset(start));
-        }
-        *self = Self::from_parts(names, entries);
-        Self::from_parts(upper_names, upper)
-    }
-
-    fn from_parts(names: String, entries: Vec<Entry>) -> Self {
-        Self {
-            mentions: mentions_of(&entries),
-            names: names.into_boxed_str(),
-            entries: entries.into_boxed_slice(),
-        }
-    }
-
-    fn remove(&mut self, name: &str) -> Option<Arc<Node>> {
-        let at = self.position(name).ok()?;
-        let (start, less) = (self.start(at), name.len() + 1);
-        let mut names = String::from(core::mem::take(&mut self.names));
-        names.drain(start..start + less);
-        self.names = names.into_boxed_str();
-        let mut entries = Vec::from(core::mem::take(&mut self.entries));
-        let removed = entries.remove(at);
-        for entry in entries.iter_mut().skip(at) {
-            entry.end = entry.end.saturating_sub(offset(less));
-        }
-        self.entries = entries.into_boxed_slice();
-        Some(removed.node)
-    }
-
-    /// The piece with nodes of its own.
-    fn renamed(&self, renaming: &Arc<Renaming>) -> Self {
-        let rename = |entry: &Entry| Entry {
-            node: Arc::new(entry.node.under(renaming)),
-            end: entry.end,
-        };
-        Self {
-            names: self.names.clone(),
-            entries: self.entries.iter().map(rename).collect(),
-            mentions: renaming.mentions(self.mentions),
-        }
-    }
-}
-
-/// A place in a piece's names: 33 names of at most 3072 bytes.
-fn offset(at: usize) -> u32 {
-    u32::try_from(at).unwrap_or(u32::MAX)
-}
-
 /// See [`Children::pieces`].
 #[derive(Clone, Debug)]
 pub(crate) struct Pieces<'t> {
@@ -555,112 +400,4 @@ impl<'t> Iterator for Part<'t> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::edit::private_to_dom0;
-    use crate::{Access, Perms};
-    use cantle_abi::DomId;
-    use proptest::prelude::*;
-    use std::collections::BTreeMap;
-
-    fn node(owner: u16, generation: u64) -> Node {
-        Node::new(Arc::new(Perms::new(DomId(owner), Access::None)), generation)
-    }
-
-    fn listed(children: &Children, outer: Option<&Arc<Renaming>>) -> Vec<(String, (u64, u16))> {
-        children
-            .pieces(outer)
-            .flatten()
-            .map(|(name, node)| (name.to_owned(), (node.generation(), node.perms().owner.0)))
-            .collect()
-    }
-
-    impl Children {
-        fn is_sound(&self) -> bool {
-            let parts: Vec<_> = self.pieces(None).collect();
-            let sized = |part: &Part<'_>| (1..=PIECE_MAX).contains(&part.piece.entries.len());
-            let covered = parts.iter().all(|part| {
-                part.clone()
-                    .all(|(_, node)| part.mentions().may_contain(node.perms().owner))
-            });
-            let whole = parts.iter().all(|part| {
-                let end = part.piece.entries.last().map(|entry| entry.end as usize);
-                end == Some(part.piece.names.len())
-            });
-            covered && whole && parts.iter().all(sized)
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn it_is_an_ordered_map(
-            steps in prop::collection::vec((0..5_u8, "[a-d]{1,4}"), 0..500),
-            ordered in prop::collection::btree_set("[a-d]{1,4}", 0..100),
-        ) {
-            let mut children = Children::default();
-            let mut model = BTreeMap::new();
-            let mut snapshots = Vec::new();
-            for name in ordered {
-                children.insert(&name, node(1, 0));
-                model.insert(name, (0, 1));
-            }
-            for (number, (kind, name)) in (1_u64..).zip(&steps) {
-                match kind {
-                    0 => {
-                        let removed = children
-                            .remove(name)
-                            .map(|node| (node.generation, node.perms.owner.0));
-                        prop_assert_eq!(removed, model.remove(name));
-                    }
-                    1 if model.contains_key(name) => {
-                        let dom3 = Mentions::of(&Perms::new(DomId(3), Access::None));
-                        let child = children.get_mut(name, dom3).unwrap();
-                        child.generation = number;
-                        child.perms = Arc::new(Perms::new(DomId(3), Access::None));
-                        model.insert(name.clone(), (number, 3));
-                    }
-                    // Now and then another domain's clone, which shares.
-                    2 if number % 10 == 0 => {
-                        let to = |domain: DomId| DomId(domain.0 % 7 + 1);
-                        let all = (0..8).map(DomId);
-                        children = children.under(&Renaming::new(all, to).unwrap());
-                        for (_, owner) in model.values_mut() {
-                            *owner = *owner % 7 + 1;
-                        }
-                    }
-                    _ if model.contains_key(name) => {}
-                    _ => {
-                        children.insert(name, node(2, number));
-                        model.insert(name.clone(), (number, 2));
-                    }
-                }
-                let found = children
-                    .get(name, None)
-                    .map(|node| (node.generation(), node.perms().owner.0));
-                prop_assert_eq!(found, model.get(name).copied());
-                if number % 50 == 0 {
-                    snapshots.push((children.clone(), model.clone()));
-                }
-            }
-            snapshots.push((children, model));
-            for (mut children, model) in snapshots {
-                let expected: Vec<_> = model.clone().into_iter().collect();
-                prop_assert_eq!(listed(&children, None), expected.clone());
-                prop_assert!(children.is_sound());
-                let names: String = children.names().collect();
-                let wanted: String = model.keys().map(|name| format!("{name}\0")).collect();
-                prop_assert_eq!(names, wanted);
-                children.recount_mentions();
-                prop_assert!(children.is_sound());
-                prop_assert_eq!(listed(&children, None), expected);
-                prop_assert_eq!(children.is_empty(), model.is_empty());
-                let mut other = Children::default();
-                for name in model.keys() {
-                    prop_assert!(!children.same_names(&other));
-                    other.insert(name, Node::new(private_to_dom0(), 0));
-                }
-                prop_assert!(children.same_names(&other));
-            }
-        }
-    }
-}
+mod tests;
