@@ -1,5 +1,6 @@
 //! A daemon to talk to, in a folder of its own.
 
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -130,9 +131,22 @@ impl Drop for Daemon {
     }
 }
 
+/// Listens. A test that starts a process may hold all descriptors of this one for a moment, a socket's that was closed
+/// just now included.
+fn bind(socket: &Path) -> UnixListener {
+    let begin = Instant::now();
+    loop {
+        match listen::bind(socket) {
+            Ok(listener) => return listener,
+            Err(error) => assert!(begin.elapsed() < PATIENCE, "{}: {error}", socket.display()),
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 fn serve(socket: &Path) -> Running {
     let mut service = Service::new(Shared::default()).unwrap();
-    service.listen(listen::bind(socket).unwrap(), None).unwrap();
+    service.listen(bind(socket), None).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     let thread = thread::spawn(move || {
