@@ -6,14 +6,15 @@
 //! - [`wire`]: the protocol's messages, parsed and emitted without I/O;
 //! - [`server`]: the protocol as a state machine, bytes in and bytes out; connections, watches, quotas, domains;
 //! - [`state`]: the documented file of a whole xenstore, or of one guest's part, parsed and emitted without I/O;
+//! - [`journal`]: the files by which a store survives its daemon's death;
 //! - [`transport`]: how the bytes travel: a guest's shared page, a Unix socket, and the service that carries them for all;
 //! - [`client`]: what everybody else uses, in this process, at a socket or in an event loop, and the typed requests upon it;
 //! - [`xenbus`]: the handshake that every front and back end goes through, once for all kinds of device, and what a
 //!   toolstack writes to make them exist.
 //!
 //! It knows neither KVM nor event channels nor grants: a ring's page is any
-//! [`SharedMemory`](cantle_abi::SharedMemory), and how a guest is notified is a closure of the caller's. It makes no threads
-//! and has no global state, and the server asks no clock.
+//! [`SharedMemory`](cantle_abi::SharedMemory), and how a guest is notified is a closure of the caller's. It has no
+//! global state, makes no threads (but for a journal's checkpoints), and the server asks no clock.
 //!
 //! # A store in this process
 //!
