@@ -2,7 +2,7 @@
 
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
 use crate::{guests, peers, process, programs, workspace};
@@ -19,19 +19,10 @@ pub(crate) struct BenchArgs {
 pub(crate) fn main(args: &BenchArgs) -> Result<ExitCode> {
     // The machine's start-up is measured with a guest of ours.
     guests::build()?;
-    programs::build_native()?;
+    programs::build_native(&["cantle", "cantle-xenstored", "cantle-benches"])?;
     if let Err(error) = peers::prepare() {
         eprintln!("xtask: no peers to compare xenstore with: {error:#}");
     }
-    let mut build = programs::cargo();
-    build.args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "cantle-benches",
-    ]);
-    process::run(&mut build).context("cannot build the benchmarks")?;
     let out = workspace::target().join("bench");
     workspace::make(&out)?;
     let mut bench = Command::new(workspace::target().join("release/cantle-bench"));

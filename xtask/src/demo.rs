@@ -247,7 +247,7 @@ fn chosen_host(args: &DemoArgs) -> Result<Host> {
         return Ok(Host::Debian12);
     }
     if !args.no_build {
-        programs::build_native()?;
+        programs::build_native(&["cantle"])?;
     }
     if place::runs_stock_kernels(&programs::native()) {
         Ok(Host::Native)
@@ -277,7 +277,7 @@ fn on(host: Host, guests: &[Guest], args: &DemoArgs) -> Result<Vec<Result<String
     }
     let mut place = if host == Host::Native {
         if !args.no_build {
-            programs::build_native()?;
+            programs::build_native(&["cantle"])?;
         }
         Place::native()?
     } else {

@@ -111,15 +111,7 @@ fn furnish(root: &Path) -> Result<()> {
 
 /// Builds the library that stands in for Xen's.
 fn stand_in(root: &Path) -> Result<()> {
-    let mut build = programs::cargo();
-    build.args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "cantle-xen-standin",
-    ]);
-    process::run(&mut build).context("cannot build the stand-in for Xen's libraries")?;
+    programs::build_native(&["cantle-xen-standin"])?;
     let library = workspace::target().join("release/libcantle_xen_standin.so");
     fs::copy(&library, root.join("standin.so"))
         .with_context(|| format!("cannot copy {}", library.display()))?;

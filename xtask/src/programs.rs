@@ -45,12 +45,14 @@ pub(crate) fn built() -> Vec<PathBuf> {
     PACKAGES.iter().map(|name| folder.join(name)).collect()
 }
 
-/// Builds `cantle` and the xenstore daemon for this machine.
-pub(crate) fn build_native() -> Result<()> {
+/// Builds some of the workspace's packages for this machine.
+pub(crate) fn build_native(packages: &[&str]) -> Result<()> {
     let mut build = cargo();
     build.args(["build", "--quiet", "--release"]);
-    build.args(["--package", "cantle", "--package", "cantle-xenstored"]);
-    process::run(&mut build).context("cannot build the programs")
+    for package in packages {
+        build.args(["--package", package]);
+    }
+    process::run(&mut build).with_context(|| format!("cannot build {}", packages.join(", ")))
 }
 
 /// Where this machine's `cantle` is, built or not.
