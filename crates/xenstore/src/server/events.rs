@@ -59,6 +59,20 @@ impl Sink<'_> {
 }
 
 impl Server {
+    /// The watches, and where their events go; `told` where each path is to be told once.
+    fn sink(&mut self, told: Option<HashSet<(u64, Arc<str>)>>) -> (&WatchIndex, Sink<'_>) {
+        let sink = Sink {
+            connections: &mut self.connections,
+            ready: &mut self.ready,
+            quotas: &mut self.quotas,
+            store: &self.store,
+            work: &mut self.work,
+            log: self.log,
+            told,
+        };
+        (&self.watches, sink)
+    }
+
     /// Queues the events of changes. Where there are several they happen at once: each watch is told of a path once.
     pub(super) fn fire(&mut self, changes: &[Change]) {
         self.fire_net(changes, None);
@@ -78,24 +92,16 @@ impl Server {
         if self.watches.is_empty() {
             return;
         }
-        let mut sink = Sink {
-            connections: &mut self.connections,
-            ready: &mut self.ready,
-            quotas: &mut self.quotas,
-            store: &self.store,
-            work: &mut self.work,
-            log: self.log,
-            told: (changes.len() > 1).then(HashSet::new),
-        };
+        let (watches, mut sink) = self.sink((changes.len() > 1).then(HashSet::new));
         for change in changes {
-            if !self.watches.concern(&change.path, change.removed.is_some()) {
+            if !watches.concern(&change.path, change.removed.is_some()) {
                 continue;
             }
             match before {
-                None => fire(&self.watches, &mut sink, change),
+                None => fire(watches, &mut sink, change),
                 Some(before) => {
-                    if let Some(net) = change.net(before, &self.store.tree) {
-                        fire(&self.watches, &mut sink, &net);
+                    if let Some(net) = change.net(before, &sink.store.tree) {
+                        fire(watches, &mut sink, &net);
                     }
                 }
             }
@@ -108,40 +114,24 @@ impl Server {
         let Some(perms) = self.special.get(name).map(Arc::clone) else {
             return;
         };
-        let mut sink = Sink {
-            connections: &mut self.connections,
-            ready: &mut self.ready,
-            quotas: &mut self.quotas,
-            store: &self.store,
-            work: &mut self.work,
-            log: self.log,
-            told: None,
-        };
+        let (watches, mut sink) = self.sink(None);
         let may = |actor: Actor| actor.may_read(&perms);
         let numbered: Arc<str> = format!("{name}/{domid}").into();
-        for watch in self.watches.at(name) {
+        for watch in watches.at(name) {
             match watch.depth {
                 None => sink.send(watch, &watch.path, may),
                 Some(0) => {}
                 Some(_) => sink.send(watch, &numbered, may),
             }
         }
-        for watch in self.watches.at(&numbered) {
+        for watch in watches.at(&numbered) {
             sink.send(watch, &numbered, may);
         }
     }
 
     /// Queues a new watch's first event, which tells nothing.
     pub(super) fn fire_first(&mut self, watch: &Arc<Watch>) {
-        let mut sink = Sink {
-            connections: &mut self.connections,
-            ready: &mut self.ready,
-            quotas: &mut self.quotas,
-            store: &self.store,
-            work: &mut self.work,
-            log: self.log,
-            told: None,
-        };
+        let (_, mut sink) = self.sink(None);
         sink.send(watch, &watch.path, |_| true);
     }
 }
