@@ -39,8 +39,6 @@
 //! [`EventChannels`]: cantle_evtchn::EventChannels
 //! [`GrantMapper`]: cantle_grant::GrantMapper
 
-pub mod image;
-
 mod backend;
 mod queue;
 mod request;
@@ -50,6 +48,8 @@ mod wakeups;
 
 #[cfg(any(test, feature = "test-utils"))]
 pub mod test_utils;
+
+pub use cantle_image as image;
 
 pub use backend::{Backend, BackendError, Progress};
 pub use queue::{Queue, QueueError};

@@ -195,7 +195,13 @@ impl Queue {
             Command::Read => (IoOp::Read, Access::ReadWrite),
             Command::Write => (IoOp::Write, Access::ReadOnly),
             Command::Flush => (IoOp::Flush, Access::ReadOnly),
-            Command::Discard { sectors } => (IoOp::Discard { sectors }, Access::ReadOnly),
+            Command::Discard { sectors } => (
+                IoOp::Discard {
+                    sectors,
+                    secure: false,
+                },
+                Access::ReadOnly,
+            ),
         };
         io.begin(0, op, request.sector);
         for part in request.parts() {
@@ -226,7 +232,7 @@ impl Queue {
             let Some(pending) = *place else { continue };
             if result.is_ok() && io.op() == IoOp::Flush && io.bytes() != 0 {
                 // A flush with data: what was before is on the medium; now the data.
-                io.flush_is_done();
+                io.set_op(IoOp::Write);
                 image.queue(io);
                 continue;
             }

@@ -6,7 +6,10 @@ use zerocopy::FromZeros;
 
 const DISK: Geometry = Geometry {
     sectors: 1000,
+    sector_size: 512,
     physical_sector_size: 512,
+    secure_discard: false,
+    discard_granularity: 4096,
     read_only: false,
     discard: true,
 };

@@ -9,8 +9,7 @@ use cantle_abi::SharedMemory;
 use cantle_abi::ring::HeapPages;
 use tempfile::NamedTempFile;
 
-use crate::image::{ImageError, IoOp, Pages};
-use crate::test_utils::copy_out;
+use crate::{ImageError, IoOp, Pages};
 
 fn image(contents: &[u8], options: &RawOptions) -> (NamedTempFile, RawImage) {
     let mut file = NamedTempFile::new().unwrap();
@@ -46,9 +45,10 @@ fn finish(image: &mut RawImage, count: usize) -> Vec<(u64, std::result::Result<(
     done
 }
 
-fn bytes(pages: &HeapPages) -> Vec<u8> {
+fn bytes(pages: &Arc<HeapPages>) -> Vec<u8> {
     let mut copy = vec![0; pages.len()];
-    copy_out(pages, 0, &mut copy);
+    let whole = io(0, IoOp::Read, 0, pages, &[(0, pages.len())]);
+    whole.copy_out(0, &mut copy);
     copy
 }
 
@@ -151,7 +151,16 @@ fn read_only_image_is_not_written() {
     let (_file, mut image) = image(&pattern(8 * 512), &options);
     let pages = Arc::new(HeapPages::new(1));
     image.queue(io(1, IoOp::Write, 0, &pages, &[(0, 512)]));
-    image.queue(io(2, IoOp::Discard { sectors: 1 }, 0, &pages, &[]));
+    image.queue(io(
+        2,
+        IoOp::Discard {
+            sectors: 1,
+            secure: false,
+        },
+        0,
+        &pages,
+        &[],
+    ));
     assert_eq!(
         finish(&mut image, 2),
         [
@@ -193,7 +202,16 @@ fn more_requests_than_the_kernel_takes_at_once_all_complete() {
 fn discard_makes_a_hole_or_says_that_it_cannot() {
     let (file, mut image) = image(&pattern(64 * 512), &RawOptions::default());
     let pages = Arc::new(HeapPages::new(1));
-    image.queue(io(1, IoOp::Discard { sectors: 16 }, 16, &pages, &[]));
+    image.queue(io(
+        1,
+        IoOp::Discard {
+            sectors: 16,
+            secure: false,
+        },
+        16,
+        &pages,
+        &[],
+    ));
     let done = finish(&mut image, 1);
     let after = std::fs::read(file.path()).unwrap();
     match done[0].1 {

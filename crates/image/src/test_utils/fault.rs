@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 
-use crate::image::{BlockImage, Completion, Finished, Geometry, ImageError, Io};
+use crate::{BlockImage, Completion, Finished, Geometry, ImageError, Io};
 
 /// What to do with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

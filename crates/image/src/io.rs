@@ -1,12 +1,15 @@
 //! One request to an image, with the memory it is about.
 
+// UNSAFETY: bytes are copied out of and into memory that others may write at any time.
+#![expect(unsafe_code)]
+
 use std::fmt;
 use std::sync::Arc;
 
 use cantle_abi::SharedMemory;
 use cantle_grant::Mapping;
 
-use super::SECTOR_SIZE;
+use crate::{BufferId, SECTOR_SIZE};
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub enum IoOp {
     Discard {
         /// How many sectors.
         sectors: u64,
+        /// Whether nothing of them may be left on the medium.
+        secure: bool,
     },
 }
 
@@ -62,6 +67,7 @@ pub struct Segment {
     pages: Pages,
     offset: usize,
     len: usize,
+    buffer: Option<BufferId>,
 }
 
 impl Segment {
@@ -87,6 +93,12 @@ impl Segment {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+
+    /// The number of its memory at the image, where that knows it.
+    #[must_use]
+    pub fn buffer(&self) -> Option<BufferId> {
+        self.buffer
+    }
 }
 
 /// A segment that would leave its pages.
@@ -99,7 +111,7 @@ pub struct OutsidePages {
     pub len: usize,
 }
 
-/// One request to a [`BlockImage`](super::BlockImage). It owns its memory, and is used again after
+/// One request to a [`BlockImage`](crate::BlockImage). It owns its memory, and is used again after
 /// [`begin`](Self::begin), so that the hot path allocates nothing.
 #[derive(Debug)]
 pub struct Io {
@@ -154,8 +166,81 @@ impl Io {
             .is_some_and(|end| end <= pages.memory().len());
         let bytes = self.bytes.checked_add(len).filter(|_| inside);
         self.bytes = bytes.ok_or(OutsidePages { offset, len })?;
-        self.segments.push(Segment { pages, offset, len });
+        self.segments.push(Segment {
+            pages,
+            offset,
+            len,
+            buffer: None,
+        });
         Ok(())
+    }
+
+    /// As [`push`](Self::push), for memory that the image knows by a number.
+    ///
+    /// # Errors
+    ///
+    /// As for [`push`](Self::push).
+    pub fn push_registered(
+        &mut self,
+        pages: Pages,
+        offset: usize,
+        len: usize,
+        buffer: Option<BufferId>,
+    ) -> Result<(), OutsidePages> {
+        self.push(pages, offset, len)?;
+        if let Some(segment) = self.segments.last_mut() {
+            segment.buffer = buffer;
+        }
+        Ok(())
+    }
+
+    /// Copies bytes from `skip` on out of the memory, once; how many there were, at most `into.len()`.
+    pub fn copy_out(&self, skip: usize, into: &mut [u8]) -> usize {
+        let mut done = 0;
+        for (at, len) in self.parts(skip, into.len()) {
+            let Some(to) = into.get_mut(done..done + len) else {
+                break;
+            };
+            // SAFETY: the part is inside memory that `self` keeps mapped. Others may write it meanwhile; nobody has a reference to
+            // it, so the copy is torn at worst.
+            unsafe { std::ptr::copy_nonoverlapping(at, to.as_mut_ptr(), len) };
+            done += len;
+        }
+        done
+    }
+
+    /// Copies bytes into the memory from `skip` on; how many found room. Only for memory that may be written.
+    pub fn copy_in(&self, skip: usize, from: &[u8]) -> usize {
+        let mut done = 0;
+        for (at, len) in self.parts(skip, from.len()) {
+            let Some(bytes) = from.get(done..done + len) else {
+                break;
+            };
+            // SAFETY: as in `copy_out`.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at, len) };
+            done += len;
+        }
+        done
+    }
+
+    /// Fills `len` bytes of the memory from `skip` on with zeroes.
+    pub fn zero(&self, skip: usize, len: usize) {
+        for (at, len) in self.parts(skip, len) {
+            // SAFETY: as in `copy_out`.
+            unsafe { std::ptr::write_bytes(at, 0, len) };
+        }
+    }
+
+    /// The memory of `len` bytes from `skip` on, as far as there is so much, by parts that are not empty.
+    pub fn parts(&self, skip: usize, len: usize) -> impl Iterator<Item = (*mut u8, usize)> {
+        let (mut skip, mut left) = (skip, len);
+        self.segments.iter().filter_map(move |segment| {
+            let passed = skip.min(segment.len());
+            skip -= passed;
+            let here = (segment.len() - passed).min(left);
+            left -= here;
+            (here != 0).then(|| (segment.as_ptr().wrapping_add(passed), here))
+        })
     }
 
     /// Changes the token, once everything else is known.
@@ -163,9 +248,9 @@ impl Io {
         self.token = token;
     }
 
-    /// Turns a flush that carries data, and is over, into the write of that data.
-    pub(crate) fn flush_is_done(&mut self) {
-        self.op = IoOp::Write;
+    /// Makes it another operation on the same memory: a flush that carries data, and is over, becomes the write of that data.
+    pub fn set_op(&mut self, op: IoOp) {
+        self.op = op;
     }
 
     /// The caller's own value, given back unchanged.
@@ -192,7 +277,7 @@ impl Io {
         match self.op {
             IoOp::Read | IoOp::Write => (self.bytes as u64).div_ceil(SECTOR_SIZE),
             IoOp::Flush => 0,
-            IoOp::Discard { sectors } => sectors,
+            IoOp::Discard { sectors, .. } => sectors,
         }
     }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::Completion;
+use crate::Completion;
 
 /// A list of completions with a descriptor that is readable while it is not empty.
 #[derive(Debug)]

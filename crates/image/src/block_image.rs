@@ -1,4 +1,4 @@
-//! What a disk is made of: the [`BlockImage`] seam, and the images of this crate.
+//! The seam between a queue of requests and a disk: [`BlockImage`].
 //!
 //! # The contract
 //!
@@ -7,43 +7,19 @@
 //! with what became of it. An [`Io`] owns the pages that it reads into or writes from, so a page stays mapped for as long as
 //! anything may touch it, and an image needs no promise from its caller to be sound.
 //!
-//! One value is one queue, used by one thread at a time. A device with several queues takes several values of one file.
+//! One value is one queue, used by one thread at a time. A device with several queues takes several of one [`Disk`](crate::Disk).
 //!
 //! The caller has checked each request against the [`Geometry`]; an image checks again where a mistake would grow a file or
 //! leave it. No order holds between requests in flight. A flush that succeeds covers every write that completed before it
 //! was queued.
 
-mod finished;
-mod io;
-mod null;
-mod raw;
-
 use std::io::Result as IoResult;
 use std::os::fd::BorrowedFd;
 
-pub use finished::Finished;
-pub use io::{Io, IoOp, OutsidePages, Pages, Segment};
-pub use null::NullImage;
-pub use raw::{Caching, OpenError, RawImage, RawOptions};
-
-use cantle_abi::io::blkif::BLKIF_SECTOR_SIZE;
+use cantle_abi::SharedMemory;
 use rustix::event::{PollFd, PollFlags, poll};
 
-/// Bytes in a sector, the unit of every sector number in this crate.
-pub const SECTOR_SIZE: u64 = BLKIF_SECTOR_SIZE as u64;
-
-/// A disk's size and nature. It does not change while the image lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Geometry {
-    /// The size in sectors of 512 bytes.
-    pub sectors: u64,
-    /// The smallest unit, in bytes, that the medium writes without reading first. A hint to the guest; a power of two.
-    pub physical_sector_size: u32,
-    /// Whether writes are refused.
-    pub read_only: bool,
-    /// Whether [`IoOp::Discard`] may work.
-    pub discard: bool,
-}
+use crate::{Geometry, Io};
 
 /// An [`Io`] that is over.
 #[derive(Debug)]
@@ -77,6 +53,14 @@ pub enum ImageError {
         /// How many.
         count: u64,
     },
+    /// Not in whole sectors of the disk.
+    #[error("{count} sectors from sector {sector} are not whole sectors of the disk")]
+    Misaligned {
+        /// The first sector.
+        sector: u64,
+        /// How many.
+        count: u64,
+    },
     /// A write to a read-only image.
     #[error("the image is read-only")]
     ReadOnly,
@@ -84,6 +68,10 @@ pub enum ImageError {
     #[error("the operation is not supported")]
     Unsupported,
 }
+
+/// Memory that an image knows, by its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BufferId(pub u16);
 
 /// A disk image that works by completion: see the [module](self) for the contract.
 pub trait BlockImage: Send {
@@ -128,6 +116,32 @@ pub trait BlockImage: Send {
         let [_, second] = fds;
         Ok(wake.is_some() && !second.revents().is_empty())
     }
+
+    /// Makes memory known that will be used again and again, so that the host need not look at its pages each time. `None` where the
+    /// image has no use for that, or no room. The memory stays mapped until [`unregister`](Self::unregister): the caller sees to it.
+    fn register(&mut self, memory: &(dyn SharedMemory + Send + Sync)) -> Option<BufferId> {
+        let _ = memory;
+        None
+    }
+
+    /// Forgets memory of [`register`](Self::register). No request uses it any more.
+    fn unregister(&mut self, buffer: BufferId) {
+        let _ = buffer;
+    }
+}
+
+impl ImageError {
+    /// What the host said, as an image reports it.
+    #[must_use]
+    pub fn of(error: &std::io::Error) -> Self {
+        match (error.raw_os_error(), error.kind()) {
+            (Some(libc::EOPNOTSUPP), _) | (None, std::io::ErrorKind::Unsupported) => {
+                Self::Unsupported
+            }
+            (Some(errno), _) => Self::Host(errno),
+            (None, _) => Self::Host(libc::EIO),
+        }
+    }
 }
 
 impl<I: BlockImage + ?Sized> BlockImage for Box<I> {
@@ -149,35 +163,10 @@ impl<I: BlockImage + ?Sized> BlockImage for Box<I> {
     fn wait(&mut self, wake: Option<BorrowedFd<'_>>) -> IoResult<bool> {
         (**self).wait(wake)
     }
-}
-
-impl Geometry {
-    /// Whether `count` sectors from `sector` are on the disk.
-    #[must_use]
-    pub fn contains(&self, sector: u64, count: u64) -> bool {
-        sector
-            .checked_add(count)
-            .is_some_and(|end| end <= self.sectors)
+    fn register(&mut self, memory: &(dyn SharedMemory + Send + Sync)) -> Option<BufferId> {
+        (**self).register(memory)
     }
-
-    /// Whether an image of this geometry may try `io`.
-    ///
-    /// # Errors
-    ///
-    /// [`ImageError::OutOfRange`], [`ImageError::ReadOnly`] and [`ImageError::Unsupported`], the last for a discard where there is none.
-    pub fn check(&self, io: &Io) -> Result<(), ImageError> {
-        let writes = matches!(io.op(), IoOp::Write | IoOp::Discard { .. });
-        if writes && self.read_only {
-            return Err(ImageError::ReadOnly);
-        }
-        if matches!(io.op(), IoOp::Discard { .. }) && !self.discard {
-            return Err(ImageError::Unsupported);
-        }
-        let (sector, count) = (io.sector(), io.sectors());
-        if self.contains(sector, count) {
-            Ok(())
-        } else {
-            Err(ImageError::OutOfRange { sector, count })
-        }
+    fn unregister(&mut self, buffer: BufferId) {
+        (**self).unregister(buffer);
     }
 }

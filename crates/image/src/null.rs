@@ -3,7 +3,7 @@
 use std::io::Result;
 use std::os::fd::BorrowedFd;
 
-use super::{BlockImage, Completion, Finished, Geometry, Io};
+use crate::{BlockImage, Completion, Disk, Finished, Geometry, Io};
 
 /// An image that finishes every request at once without touching the memory: what is left is the cost of the ring.
 #[derive(Debug)]
@@ -19,12 +19,7 @@ impl NullImage {
     ///
     /// No descriptor is free.
     pub fn new(sectors: u64) -> Result<Self> {
-        let geometry = Geometry {
-            sectors,
-            physical_sector_size: 512,
-            read_only: false,
-            discard: true,
-        };
+        let geometry = NullDisk { sectors }.geometry();
         let finished = Finished::new()?;
         Ok(Self { geometry, finished })
     }
@@ -50,5 +45,26 @@ impl BlockImage for NullImage {
 
     fn completion_fd(&self) -> BorrowedFd<'_> {
         self.finished.fd()
+    }
+}
+
+/// The disk whose queues are [`NullImage`]s.
+#[derive(Clone, Copy, Debug)]
+pub struct NullDisk {
+    /// The size in sectors of 512 bytes.
+    pub sectors: u64,
+}
+
+impl Disk for NullDisk {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            discard: true,
+            secure_discard: true,
+            ..Geometry::new(self.sectors)
+        }
+    }
+
+    fn open_queue(&self) -> Result<Box<dyn BlockImage>> {
+        Ok(Box::new(NullImage::new(self.sectors)?))
     }
 }

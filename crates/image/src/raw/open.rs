@@ -4,10 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
-use crate::image::{Geometry, SECTOR_SIZE};
+use crate::{CacheMode, Durability, Geometry, SECTOR_SIZE};
 
 /// How the host's page cache is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +29,14 @@ pub struct RawOptions {
     pub read_only: bool,
     /// Use of the page cache.
     pub caching: Caching,
+    /// When a write has to be on the medium.
+    pub durability: Durability,
+    /// Offers [secure discards](crate::IoOp::Discard): what is discarded so is overwritten with zeroes in place and brought to the medium. That leaves
+    /// nothing where the medium, and the file system on it, writes in place; flash and copy-on-write file systems do not, hence the choice.
+    pub secure_discard: bool,
+    /// The disk's logical sector size that the guest is told, in bytes: 512, or 4096 ("4Kn"), which a block device must have anyhow.
+    /// `None`: as the block device has, 512 for a file.
+    pub sector_size: Option<u32>,
     /// How many requests go to the kernel at once. More may be queued; they wait. At least 1; rounded up to a power of two.
     pub queue_depth: u16,
 }
@@ -38,7 +47,22 @@ impl Default for RawOptions {
         Self {
             read_only: false,
             caching: Caching::Buffered,
+            durability: Durability::Flush,
+            secure_discard: false,
+            sector_size: None,
             queue_depth: 128,
+        }
+    }
+}
+
+impl RawOptions {
+    /// With what a cache mode says.
+    #[must_use]
+    pub fn cache(self, mode: CacheMode) -> Self {
+        Self {
+            caching: mode.caching(),
+            durability: mode.durability(),
+            ..self
         }
     }
 }
@@ -68,6 +92,14 @@ pub enum OpenError {
         path: PathBuf,
         /// Its length in bytes.
         len: u64,
+    },
+    /// A logical sector size that there is not, or that the file's length or its device does not have.
+    #[error("disk image {path:?} cannot have sectors of {size} bytes")]
+    SectorSize {
+        /// The image.
+        path: PathBuf,
+        /// What was asked for.
+        size: u32,
     },
     /// `O_DIRECT` was demanded and does not work for 512-byte sectors here.
     #[error(
@@ -120,23 +152,38 @@ pub(super) fn open(path: &Path, options: &RawOptions) -> Result<Opened, OpenErro
             len,
         });
     }
-    let direct = set_caching(&file, path, options.caching)?;
-    let physical = if block_device {
-        rustix::fs::ioctl_blkpbszget(&file).unwrap_or(512)
+    let (logical, physical) = if block_device {
+        let logical = rustix::fs::ioctl_blksszget(&file).unwrap_or(512);
+        (logical, rustix::fs::ioctl_blkpbszget(&file).unwrap_or(512))
     } else {
         // A file is written by blocks of its file system.
-        u32::try_from(metadata.blksize()).unwrap_or(512).min(4096)
+        let block = u32::try_from(metadata.blksize()).unwrap_or(512);
+        (512, block.min(4096))
     };
+    let sector_size = options.sector_size.unwrap_or(logical);
+    if !matches!(sector_size, 512 | 4096)
+        || sector_size < logical
+        || !len.is_multiple_of(sector_size.into())
+    {
+        return Err(OpenError::SectorSize {
+            path: path.to_owned(),
+            size: sector_size,
+        });
+    }
+    let direct = set_caching(&file, path, options.caching, logical)?;
     Ok(Opened {
         geometry: Geometry {
             sectors: len / SECTOR_SIZE,
+            sector_size,
             physical_sector_size: if physical.is_power_of_two() {
-                physical.max(512)
+                physical.max(sector_size)
             } else {
-                512
+                sector_size
             },
             read_only: options.read_only,
             discard: !options.read_only,
+            secure_discard: options.secure_discard && !options.read_only,
+            discard_granularity: physical.next_power_of_two().max(sector_size),
         },
         file,
         direct,
@@ -144,9 +191,9 @@ pub(super) fn open(path: &Path, options: &RawOptions) -> Result<Opened, OpenErro
 }
 
 /// Sets the flags that the caching asks for, and tries whether they work; whether the page cache is bypassed.
-fn set_caching(file: &File, path: &Path, caching: Caching) -> Result<bool, OpenError> {
+fn set_caching(file: &File, path: &Path, caching: Caching, sector: u32) -> Result<bool, OpenError> {
     if caching != Caching::Buffered {
-        let tried = set_flags(file, OFlags::DIRECT).and_then(|()| try_one_sector(file));
+        let tried = set_flags(file, OFlags::DIRECT).and_then(|()| try_one_sector(file, sector));
         match tried {
             Ok(()) => return Ok(true),
             Err(source) if caching == Caching::Direct => {
@@ -173,17 +220,48 @@ fn set_flags(file: &File, flags: OFlags) -> io::Result<()> {
     Ok(rustix::fs::fcntl_setfl(file, other | flags)?)
 }
 
+/// Another open file of the same file, used as the caching says; and whether past the page cache. `file` itself is not touched.
+///
+/// # Errors
+///
+/// The host's; `EINVAL` where `O_DIRECT` is demanded and does not work for 512-byte sectors.
+pub(crate) fn twin(file: &Arc<File>, caching: Caching) -> io::Result<(Arc<File>, bool)> {
+    if caching == Caching::Buffered {
+        return Ok((Arc::clone(file), false));
+    }
+    let mode = rustix::fs::fcntl_getfl(file)? & OFlags::ACCMODE;
+    let direct = reopen(file, mode | OFlags::DIRECT)
+        .and_then(|direct| try_one_sector(&direct, 512).map(|()| direct));
+    match (direct, caching) {
+        (Ok(direct), _) => Ok((Arc::new(direct), true)),
+        (Err(error), Caching::Direct) => Err(error),
+        (Err(_), _) => Ok((Arc::clone(file), false)),
+    }
+}
+
+fn reopen(file: &File, flags: OFlags) -> io::Result<File> {
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let flags = flags | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?.into())
+}
+
 /// Reads one sector to an address aligned to a sector and no more, which is the least that a guest may ask for.
 ///
 /// File systems and devices differ in what they demand of `O_DIRECT`, and only some tell; a try tells always.
-fn try_one_sector(file: &File) -> io::Result<()> {
-    const SECTOR: usize = 512;
-    let mut buffer = [0; 4 * SECTOR];
-    let misaligned = buffer.as_ptr().addr() % (2 * SECTOR);
-    // An odd multiple of a sector: aligned to 512, not to 1024.
-    let start = (3 * SECTOR - misaligned) % (2 * SECTOR);
+fn try_one_sector(file: &File, sector: u32) -> io::Result<()> {
+    const LARGEST: usize = 4096;
+    let sector = usize::try_from(sector).unwrap_or(LARGEST).min(LARGEST);
+    let mut buffer = [0; 4 * LARGEST];
+    let misaligned = buffer.as_ptr().addr() % (2 * sector);
+    // An odd multiple of a sector: aligned to one, not to two.
+    let start = (3 * sector - misaligned) % (2 * sector);
     let sector = buffer
-        .get_mut(start..start + SECTOR)
+        .get_mut(start..start + sector)
         .ok_or(io::ErrorKind::InvalidInput)?;
-    file.read_exact_at(sector, 0)
+    match file.read_at(sector, 0) {
+        // An empty file has no sector to try.
+        Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    }
 }

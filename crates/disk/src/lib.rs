@@ -1,0 +1,1 @@
+//! Disks as people name them: a format, a file, layers over it.

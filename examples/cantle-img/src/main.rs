@@ -1,0 +1,3 @@
+//! `cantle-img`: makes, converts, checks and measures disk images.
+
+fn main() {}
