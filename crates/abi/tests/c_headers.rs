@@ -73,18 +73,60 @@ fn c_program(layouts: &[Layout], constants: &[Constant], expressions: &[(&str, u
         )
         .unwrap();
     }
+    for (name, text) in tables::texts() {
+        writeln!(
+            c,
+            "printf(\"text|{name}|%d\\n\", strcmp({name}, \"{text}\") == 0);"
+        )
+        .unwrap();
+    }
     c.push_str("return 0; }\n");
     c
 }
 
+/// The same for 32-bit x86, as assertions to compile: what is needed to link or run such a program is seldom installed.
+fn c_assertions_x86_32() -> String {
+    let mut c = String::from("#define __XEN_TOOLS__ 1\n#include <stddef.h>\n#include <stdint.h>\n");
+    for header in ["xen.h", "io/ring.h", "io/blkif.h"] {
+        writeln!(c, "#include <xen/{header}>").unwrap();
+    }
+    let mut equal = |expression: &str, value: u64| {
+        writeln!(
+            c,
+            "_Static_assert(({expression}) == {value}, \"for x86_32, {expression} is not {value}\");"
+        )
+        .unwrap();
+    };
+    for layout in tables::layouts_x86_32() {
+        let t = layout.c;
+        equal(&format!("sizeof({t})"), layout.size as u64);
+        for field in &layout.fields {
+            let f = field.c;
+            equal(&format!("offsetof({t}, {f})"), field.offset as u64);
+            equal(&format!("sizeof((({t} *)0)->{f})"), field.size as u64);
+        }
+    }
+    for (expression, value) in tables::expressions_x86_32() {
+        equal(expression, value);
+    }
+    c
+}
+
+fn compiler() -> Command {
+    Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
+}
+
+fn scratch(file: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("c_headers");
+    std::fs::create_dir_all(&folder).unwrap();
+    folder.join(file)
+}
+
 /// What C printed: the key is all of a line up to the numbers.
 fn run(folder: &Path, program: &str) -> Option<BTreeMap<String, Vec<i64>>> {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("c_headers");
-    std::fs::create_dir_all(&dir).unwrap();
-    let (source, binary) = (dir.join("layout.c"), dir.join("layout"));
+    let (source, binary) = (scratch("layout.c"), scratch("layout"));
     std::fs::write(&source, program).unwrap();
-    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-    let output = Command::new(compiler)
+    let output = compiler()
         .args(["-std=gnu11", "-m64", "-w", "-o"])
         .arg(&binary)
         .arg(&source)
@@ -178,6 +220,12 @@ fn layouts_and_values_are_those_of_the_c_headers() {
             writeln!(wrong, "{expression}: Rust {value}, C {theirs:?}").unwrap();
         }
     }
+    for (name, text) in tables::texts() {
+        let same = c.get(&format!("text|{name}")).map(Vec::as_slice);
+        if same != Some(&[1]) {
+            writeln!(wrong, "{name}: Rust {text:?}, C another").unwrap();
+        }
+    }
     assert!(wrong.is_empty(), "differences from the headers:\n{wrong}");
     println!(
         "{} structures, {} constants and {} expressions agree with {}",
@@ -186,6 +234,52 @@ fn layouts_and_values_are_those_of_the_c_headers() {
         expressions.len(),
         folder.display()
     );
+}
+
+#[test]
+fn layouts_of_32_bit_guests_are_those_of_the_c_headers() {
+    let Some(folder) = headers() else {
+        return skip("no xen/xen.h (install libxen-dev, or set XEN_HEADERS)");
+    };
+    let source = scratch("layout_x86_32.c");
+    std::fs::write(&source, c_assertions_x86_32()).unwrap();
+    let output = compiler()
+        .args([
+            "-std=gnu11",
+            "-m32",
+            "-ffreestanding",
+            "-fsyntax-only",
+            "-w",
+        ])
+        .arg(&source)
+        .arg("-I")
+        .arg(folder)
+        .output();
+    match output {
+        Ok(output) => assert!(
+            output.status.success(),
+            "differences from the headers:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        ),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            skip("no C compiler (install gcc, or set CC)");
+        }
+        Err(e) => panic!("running the C compiler: {e}"),
+    }
+}
+
+#[test]
+fn keys_of_block_devices_are_named_in_the_c_header() {
+    let Some(folder) = headers() else {
+        return skip("no xen/xen.h (install libxen-dev, or set XEN_HEADERS)");
+    };
+    let header = std::fs::read_to_string(folder.join("xen/io/blkif.h")).unwrap();
+    let words: BTreeSet<&str> = header
+        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
+        .collect();
+    for (name, key) in tables::blkif_keys() {
+        assert!(words.contains(key), "{name}: {key:?} is no key of blkif.h");
+    }
 }
 
 /// All Rust sources of the crate but the ring's, which has no structure of the headers.
@@ -226,6 +320,11 @@ fn no_structure_or_constant_is_left_out_of_the_tables() {
         .map(|c| c.c)
         .chain(tables::newer_constants().into_iter().map(|(_, c)| c.c))
         .chain(tables::CONSTANTS_WITHOUT_C.iter().copied())
+        .chain(
+            tables::blkif_keys()
+                .chain(tables::texts())
+                .map(|(name, _)| name),
+        )
         .collect();
     let missing: Vec<_> = declared(&source, "pub const ")
         .difference(&known)
@@ -238,6 +337,7 @@ fn no_structure_or_constant_is_left_out_of_the_tables() {
 
     let known: BTreeSet<&str> = tables::layouts()
         .iter()
+        .chain(&tables::layouts_x86_32())
         .map(|l| l.rust)
         .chain(tables::STRUCTURES_WITHOUT_C.iter().copied())
         .collect();

@@ -1,8 +1,41 @@
-//! The block device protocol (`io/blkif.h`), native 64-bit layout.
+//! The block device protocol (`io/blkif.h`): the native 64-bit layout, and that of 32-bit x86 guests.
+//!
+//! All sector numbers and counts, in requests and in xenstore, are in units of 512 bytes, whatever `sector-size` says; requests are
+//! aligned to `sector-size` (discards: to `discard-granularity`). Headers before Xen 4.20 said otherwise; see
+//! [`keys::FEATURE_LARGE_SECTOR_SIZE`].
+//!
+//! What stands in a slot depends on its operation, and where it stands on the layout. A back end turns a 32-bit slot into a native one as
+//! soon as it has its private copy ([`BlkifX86_32Request`]), and reads a native one by [`to_discard`](BlkifRequest::to_discard) or
+//! [`to_indirect`](BlkifRequest::to_indirect) where the operation says so:
+//!
+//! ```
+//! use cantle_abi::io::blkif::*;
+//!
+//! let slot = BlkifX86_32RequestDiscard {
+//!     operation: BLKIF_OP_DISCARD,
+//!     flag: 0,
+//!     handle: 51712,
+//!     id: 7.into(),
+//!     sector_number: 2048.into(),
+//!     nr_sectors: 8.into(),
+//! };
+//! let slot = BlkifX86_32Request::from(slot); // as it comes out of the ring of a 32-bit guest
+//! let request = BlkifRequest::from(slot);
+//! assert_eq!((request.operation, request.to_discard().nr_sectors), (BLKIF_OP_DISCARD, 8));
+//! ```
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+pub mod keys;
+mod x86_32;
 
-use crate::GrantRef;
+pub use x86_32::{
+    BlkifX86_32Request, BlkifX86_32RequestDiscard, BlkifX86_32RequestIndirect, BlkifX86_32Response,
+};
+
+use core::mem::{offset_of, size_of};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute};
+
+use crate::{GrantRef, PAGE_SIZE};
 
 /// Read sectors into the segments.
 pub const BLKIF_OP_READ: u8 = 0;
@@ -23,6 +56,8 @@ pub const BLKIF_OP_INDIRECT: u8 = 6;
 pub const BLKIF_MAX_SEGMENTS_PER_REQUEST: usize = 11;
 /// Pages of segments in one indirect request.
 pub const BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST: usize = 8;
+/// Segments in one page of an indirect request.
+pub const BLKIF_SEGMENTS_PER_INDIRECT_PAGE: usize = PAGE_SIZE / size_of::<BlkifRequestSegment>();
 /// [`BlkifRequestDiscard::flag`]: the sectors must be unreadable afterwards.
 pub const BLKIF_DISCARD_SECURE: u8 = 1;
 /// The unit of `sector_number`, `first_sect` and `last_sect`, in bytes, whatever the device's sector size.
@@ -57,6 +92,9 @@ pub struct BlkifRequestSegment {
 }
 
 /// A request's slot: `struct blkif_request`, 112 bytes. Nothing in it has been checked.
+///
+/// For `BLKIF_OP_DISCARD` and `BLKIF_OP_INDIRECT` only `operation`, `id` and `sector_number` are at their places; the whole is then
+/// [`to_discard`](Self::to_discard) or [`to_indirect`](Self::to_indirect).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct BlkifRequest {
@@ -82,7 +120,7 @@ pub struct BlkifRequest {
 pub struct BlkifRequestDiscard {
     /// `BLKIF_OP_DISCARD`.
     pub operation: u8,
-    /// `BLKIF_DISCARD_SECURE` or 0.
+    /// `BLKIF_DISCARD_SECURE` or 0; ignored where the back end has not said `discard-secure`.
     pub flag: u8,
     /// The device's number.
     pub handle: u16,
@@ -136,4 +174,61 @@ pub struct BlkifResponse {
     pub status: i16,
     /// Padding.
     pub pad2: u32,
+}
+
+const _: () = assert!(size_of::<BlkifRequestSegment>() == 8);
+const _: () = assert!(size_of::<BlkifRequest>() == 112 && offset_of!(BlkifRequest, seg) == 24);
+const _: () = assert!(size_of::<BlkifRequestDiscard>() == 32);
+const _: () = assert!(
+    size_of::<BlkifRequestIndirect>() == 64
+        && offset_of!(BlkifRequestIndirect, indirect_grefs) == 28
+);
+const _: () = assert!(size_of::<BlkifResponse>() == 16);
+
+/// A native slot that holds a discard.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct DiscardSlot {
+    request: BlkifRequestDiscard,
+    rest: [u64; 10],
+}
+
+/// A native slot that holds an indirect request.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct IndirectSlot {
+    request: BlkifRequestIndirect,
+    rest: [u64; 6],
+}
+
+impl BlkifRequest {
+    /// The slot's bytes as a discard: what they are where `operation` is `BLKIF_OP_DISCARD`.
+    #[must_use]
+    pub fn to_discard(&self) -> BlkifRequestDiscard {
+        let slot: DiscardSlot = transmute!(*self);
+        slot.request
+    }
+
+    /// The slot's bytes as an indirect request: what they are where `operation` is `BLKIF_OP_INDIRECT`.
+    #[must_use]
+    pub fn to_indirect(&self) -> BlkifRequestIndirect {
+        let slot: IndirectSlot = transmute!(*self);
+        slot.request
+    }
+}
+
+impl From<BlkifRequestDiscard> for BlkifRequest {
+    /// The slot that holds this discard; the rest of it is zero.
+    fn from(request: BlkifRequestDiscard) -> Self {
+        let rest = [0; 10];
+        transmute!(DiscardSlot { request, rest })
+    }
+}
+
+impl From<BlkifRequestIndirect> for BlkifRequest {
+    /// The slot that holds this indirect request; the rest of it is zero.
+    fn from(request: BlkifRequestIndirect) -> Self {
+        let rest = [0; 6];
+        transmute!(IndirectSlot { request, rest })
+    }
 }

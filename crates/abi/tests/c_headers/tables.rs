@@ -49,6 +49,7 @@ pub(crate) const HEADERS: &[&str] = &[
     "io/ring.h",
     "io/blkif.h",
     "io/netif.h",
+    "io/protocols.h",
     "io/console.h",
     "io/xenbus.h",
     "io/xs_wire.h",
@@ -65,6 +66,8 @@ pub(crate) const CONSTANTS_WITHOUT_C: &[&str] = &[
     "XEN_ELFNOTE_NAME",
     "MEMOP_CMD_MASK",
     "BLKIF_SECTOR_SIZE",
+    "BLKIF_SEGMENTS_PER_INDIRECT_PAGE",
+    "MAX_RING_PAGES",
     "RING_HEADER_SIZE",
     "XENCONS_IN",
     "XENCONS_OUT",
@@ -89,10 +92,40 @@ pub(crate) const STRUCTURES_WITHOUT_C: &[&str] = &[
     "ByteRing",
     "BackRing",
     "FrontRing",
+    "Paged",
+    "HeapPages",
     "RingFull",
     "RingBroken",
     "E820Entry",
 ];
+
+macro_rules! texts {
+    ($($module:ident)::+ { $($name:ident),* $(,)? }) => {{
+        use $($module)::+ as m;
+        [$((stringify!($name), m::$name)),*]
+    }};
+}
+
+/// The keys of a block device in xenstore: Rust's name, and the text that the header's comments have.
+pub(crate) fn blkif_keys() -> impl Iterator<Item = (&'static str, &'static str)> {
+    texts! {
+        io::blkif::keys {
+            FEATURE_BARRIER, FEATURE_FLUSH_CACHE, FEATURE_DISCARD, FEATURE_PERSISTENT, FEATURE_MAX_INDIRECT_SEGMENTS,
+            MAX_RING_PAGE_ORDER, MAX_RING_PAGES, MULTI_QUEUE_MAX_QUEUES, INFO, SECTORS, SECTOR_SIZE, PHYSICAL_SECTOR_SIZE,
+            DISCARD_ALIGNMENT, DISCARD_GRANULARITY, DISCARD_SECURE, DISCARD_ENABLE, PROTOCOL, EVENT_CHANNEL, RING_REF,
+            RING_PAGE_ORDER, NUM_RING_PAGES, MULTI_QUEUE_NUM_QUEUES, FEATURE_LARGE_SECTOR_SIZE, TRUSTED
+        }
+    }
+    .into_iter()
+}
+
+/// String constants of C, by the same name.
+pub(crate) fn texts() -> impl Iterator<Item = (&'static str, &'static str)> {
+    texts! {
+        io::protocols { XEN_IO_PROTO_ABI_X86_32, XEN_IO_PROTO_ABI_X86_64, XEN_IO_PROTO_ABI_ARM }
+    }
+    .into_iter()
+}
 
 /// `module => Type = "C type" { fields, renamed => "c.path" } split { first..last => "c" } pad { rust only }`.
 ///
@@ -253,6 +286,41 @@ pub(crate) fn layouts() -> Vec<Layout> {
 }
 
 /// Constants whose names are the same in both languages, by module; then those with a C name of their own.
+/// What C says the same of when it compiles for 32-bit x86.
+pub(crate) fn layouts_x86_32() -> Vec<Layout> {
+    layouts! {
+        io::blkif => BlkifX86_32Request = "struct blkif_request" {
+            operation, nr_segments, handle, id, sector_number, seg
+        };
+        io::blkif => BlkifX86_32RequestDiscard = "struct blkif_request_discard" {
+            operation, flag, handle, id, sector_number, nr_sectors
+        };
+        io::blkif => BlkifX86_32RequestIndirect = "struct blkif_request_indirect" {
+            operation, indirect_op, nr_segments, id, sector_number, handle, indirect_grefs, pad2 => "pad"
+        } pad { pad };
+        io::blkif => BlkifX86_32Response = "struct blkif_response" { id, operation, status } pad { pad };
+        io::blkif => BlkifRequestSegment = "struct blkif_request_segment" {
+            gref, first_sect, last_sect
+        } pad { pad };
+    }
+}
+
+/// Expressions of the same for 32-bit x86: rings of either slot size.
+pub(crate) fn expressions_x86_32() -> Vec<(&'static str, u64)> {
+    use io::blkif::{BlkifX86_32Request, BlkifX86_32Response};
+    let slots = |pages| slots::<BlkifX86_32Request, BlkifX86_32Response>(pages);
+    vec![
+        ("sizeof(union blkif_sring_entry)", 108),
+        (
+            "offsetof(struct blkif_sring, ring)",
+            ring::RING_HEADER_SIZE as u64,
+        ),
+        ("__CONST_RING_SIZE(blkif, 4096)", slots(1)),
+        ("__CONST_RING_SIZE(blkif, 8192)", slots(2)),
+        ("__CONST_RING_SIZE(blkif, 65536)", slots(16)),
+    ]
+}
+
 macro_rules! constants {
     ($($($module:ident)::+ { $($name:ident),* $(,)? })* @named { $($c:literal = $rust:expr),* $(,)? }) => {{
         let mut list = Vec::new();
@@ -458,14 +526,15 @@ pub(crate) fn newer_constants() -> Vec<(&'static str, Constant)> {
     ]
 }
 
+fn slots<Q, S>(pages: usize) -> u64 {
+    u64::from(ring::slots(
+        pages * PAGE_SIZE,
+        size_of::<Q>().max(size_of::<S>()),
+    ))
+}
+
 /// C expressions with what they must come to: the shapes of rings, and values that the headers only imply.
 pub(crate) fn expressions() -> Vec<(&'static str, u64)> {
-    fn slots<Q, S>(pages: usize) -> u64 {
-        u64::from(ring::slots(
-            pages * PAGE_SIZE,
-            size_of::<Q>().max(size_of::<S>()),
-        ))
-    }
     use io::blkif::{BlkifRequest, BlkifResponse};
     use io::netif::{NetifRxRequest, NetifRxResponse, NetifTxRequest, NetifTxResponse};
     use io::xs_wire::{
@@ -480,6 +549,14 @@ pub(crate) fn expressions() -> Vec<(&'static str, u64)> {
         (
             "__CONST_RING_SIZE(blkif, 16384)",
             slots::<BlkifRequest, BlkifResponse>(4),
+        ),
+        (
+            "__CONST_RING_SIZE(blkif, 65536)",
+            slots::<BlkifRequest, BlkifResponse>(16),
+        ),
+        (
+            "4096 / sizeof(struct blkif_request_segment)",
+            io::blkif::BLKIF_SEGMENTS_PER_INDIRECT_PAGE as u64,
         ),
         (
             "__CONST_RING_SIZE(netif_tx, 4096)",
