@@ -2,136 +2,32 @@
 //!
 //! Random sequences of both sides' calls run on real rings and on the model. Order, contents, fullness and the notification
 //! rule must agree; indices start anywhere, so that they wrap. Indices that lie end in `RingBroken` and never in a panic.
+//! Rings whose pages lie apart must in the end hold the same bytes as rings in one piece, and nothing may lie between their pages.
 
 // UNSAFETY: the test plays a peer that writes a ring's header directly.
 #![expect(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use cantle_abi::io::blkif::{BLKIF_OP_READ, BlkifRequest, BlkifRequestSegment, BlkifResponse};
-use cantle_abi::io::netif::{NetifRxRequest, NetifRxResponse, NetifTxRequest, NetifTxResponse};
-use cantle_abi::ring::{BackRing, ByteRing, FrontRing, HeapPages, RingBroken, RingFull};
-use cantle_abi::{GrantRef, SharedMemory};
+use cantle_abi::io::blkif::{BlkifRequest, BlkifResponse, BlkifX86_32Request, BlkifX86_32Response};
+use cantle_abi::ring::{BackRing, ByteRing, FrontRing, HeapPages, Paged, RingBroken, RingFull};
+use cantle_abi::{PAGE_SIZE, SharedMemory};
 use proptest::prelude::*;
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+#[path = "ring_model/kinds.rs"]
+mod kinds;
+#[path = "ring_model/memory.rs"]
+mod memory;
+
+use kinds::{Blk, Blk32, Kind, Rx, Tx};
+use memory::{Memory, OneOf, word};
 
 const REQ_PROD: usize = 0;
 const REQ_EVENT: usize = 4;
 const RSP_PROD: usize = 8;
 const RSP_EVENT: usize = 12;
-
-fn word(page: &HeapPages, offset: usize) -> &AtomicU32 {
-    assert!(offset.is_multiple_of(4) && offset + 4 <= page.len());
-    // SAFETY: aligned and inside the pages, which outlive the borrow; all access to these words is atomic.
-    unsafe { AtomicU32::from_ptr(page.as_ptr().add(offset).cast().as_ptr()) }
-}
-
-/// A kind of ring, with requests and responses that carry a number in all of their fields.
-trait Kind {
-    type Q: FromBytes + IntoBytes + Immutable + PartialEq + Debug + Copy;
-    type S: FromBytes + IntoBytes + Immutable + PartialEq + Debug + Copy;
-    const PAGES: usize;
-    const SLOTS: u32;
-    fn request(n: u32) -> Self::Q;
-    fn response(n: u32) -> Self::S;
-}
-
-fn low(n: u32) -> u16 {
-    u16::try_from(n & 0xffff).unwrap_or_default()
-}
-
-fn lowest(n: u32) -> u8 {
-    n.to_le_bytes()[0]
-}
-
-#[derive(Debug)]
-struct Blk<const PAGES: usize>;
-
-impl<const N: usize> Kind for Blk<N> {
-    type Q = BlkifRequest;
-    type S = BlkifResponse;
-    const PAGES: usize = N;
-    const SLOTS: u32 = if N == 1 { 32 } else { 128 };
-    fn request(n: u32) -> BlkifRequest {
-        let segment = |i| BlkifRequestSegment {
-            gref: GrantRef(n.wrapping_mul(31).wrapping_add(i)),
-            first_sect: lowest(n),
-            last_sect: lowest(i),
-            pad: 0,
-        };
-        BlkifRequest {
-            operation: BLKIF_OP_READ,
-            nr_segments: lowest(n),
-            handle: low(n),
-            pad: 0,
-            id: u64::from(n),
-            sector_number: u64::from(!n),
-            seg: std::array::from_fn(|i| segment(u32::try_from(i).unwrap_or_default())),
-        }
-    }
-    fn response(n: u32) -> BlkifResponse {
-        BlkifResponse {
-            id: u64::from(n),
-            operation: BLKIF_OP_READ,
-            pad: 0,
-            status: -1,
-            pad2: n,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Tx;
-
-impl Kind for Tx {
-    type Q = NetifTxRequest;
-    type S = NetifTxResponse;
-    const PAGES: usize = 1;
-    const SLOTS: u32 = 256;
-    fn request(n: u32) -> NetifTxRequest {
-        NetifTxRequest {
-            gref: GrantRef(n),
-            offset: low(n),
-            flags: low(!n),
-            id: low(n >> 3),
-            size: low(n >> 5),
-        }
-    }
-    fn response(n: u32) -> NetifTxResponse {
-        NetifTxResponse {
-            id: low(n),
-            status: -2,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Rx;
-
-impl Kind for Rx {
-    type Q = NetifRxRequest;
-    type S = NetifRxResponse;
-    const PAGES: usize = 1;
-    const SLOTS: u32 = 256;
-    fn request(n: u32) -> NetifRxRequest {
-        NetifRxRequest {
-            id: low(n),
-            pad: 0,
-            gref: GrantRef(!n),
-        }
-    }
-    fn response(n: u32) -> NetifRxResponse {
-        NetifRxResponse {
-            id: low(n),
-            offset: low(n >> 1),
-            flags: low(!n),
-            status: 7,
-        }
-    }
-}
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
@@ -207,8 +103,12 @@ impl Way {
     }
 }
 
-fn rings_agree_with_the_model<K: Kind>(start: u32, ops: &[Op]) -> Result<(), RingBroken> {
-    let page = Arc::new(HeapPages::new(K::PAGES));
+/// Gives the ring's memory at the end.
+fn rings_agree_with_the_model<K: Kind, M: Memory>(
+    start: u32,
+    ops: &[Op],
+) -> Result<Vec<u32>, RingBroken> {
+    let page = M::new(K::PAGES);
     for (index, value) in [
         (REQ_PROD, start),
         (RSP_PROD, start),
@@ -222,7 +122,7 @@ fn rings_agree_with_the_model<K: Kind>(start: u32, ops: &[Op]) -> Result<(), Rin
     } else {
         FrontRing::<K::Q, K::S, _>::attach(page.clone())?
     };
-    let mut back = BackRing::<K::Q, K::S, _>::attach(page)?;
+    let mut back = BackRing::<K::Q, K::S, _>::attach(page.clone())?;
     assert_eq!((front.slots(), back.slots()), (K::SLOTS, K::SLOTS));
 
     let (mut requests, mut responses) = (Way::new(), Way::new());
@@ -282,7 +182,18 @@ fn rings_agree_with_the_model<K: Kind>(start: u32, ops: &[Op]) -> Result<(), Rin
         }
         assert_eq!(back.outstanding() as usize, taken.len());
     }
-    Ok(())
+    Ok(page.words())
+}
+
+type InOnePiece = Arc<HeapPages>;
+type Apart = Paged<OneOf>;
+
+/// A ring with pages apart does what the model does, and leaves the bytes that a ring in one piece leaves.
+fn pages_may_lie_apart<K: Kind>(start: u32, ops: &[Op]) {
+    let apart = rings_agree_with_the_model::<K, Apart>(start, ops);
+    let whole = rings_agree_with_the_model::<K, InOnePiece>(start, ops);
+    assert!(apart.is_ok());
+    assert_eq!(apart, whole, "other bytes than in one piece");
 }
 
 /// What a peer may write at any time.
@@ -293,8 +204,8 @@ fn lie() -> impl Strategy<Value = (usize, u32)> {
 }
 
 /// Both sides stay bounded and calm whatever the header says: no more is taken than the ring has slots.
-fn lies_are_survived<K: Kind>(start: u32, steps: &[(usize, u32, Op)]) {
-    let page = Arc::new(HeapPages::new(K::PAGES));
+fn lies_are_survived<K: Kind, M: Memory>(start: u32, steps: &[(usize, u32, Op)]) {
+    let page = M::new(K::PAGES);
     word(&page, REQ_PROD).store(start, Ordering::Relaxed);
     word(&page, RSP_PROD).store(start, Ordering::Relaxed);
     let mut front =
@@ -350,6 +261,8 @@ fn lies_are_survived<K: Kind>(start: u32, steps: &[(usize, u32, Op)]) {
         assert!(heard <= pushed, "more answers than questions");
         assert_eq!(front.free(), K::SLOTS - (pushed - heard));
     }
+    // For pages apart: nothing lies between them.
+    drop(page.words());
 }
 
 fn lying_steps() -> impl Strategy<Value = Vec<(usize, u32, Op)>> {
@@ -364,29 +277,49 @@ fn lying_steps() -> impl Strategy<Value = Vec<(usize, u32, Op)>> {
 proptest! {
     #[test]
     fn blkif_ring_agrees_with_the_model(start in start(), ops in ops(120)) {
-        prop_assert_eq!(rings_agree_with_the_model::<Blk<1>>(start, &ops), Ok(()));
+        prop_assert!(rings_agree_with_the_model::<Blk<1>, InOnePiece>(start, &ops).is_ok());
+        prop_assert!(rings_agree_with_the_model::<Blk32<1>, InOnePiece>(start, &ops).is_ok());
     }
 
     #[test]
-    fn blkif_ring_of_four_pages_agrees_with_the_model(start in start(), ops in ops(120)) {
-        prop_assert_eq!(rings_agree_with_the_model::<Blk<4>>(start, &ops), Ok(()));
+    fn blkif_ring_of_pages_apart_agrees_with_the_model(start in start(), ops in ops(120)) {
+        pages_may_lie_apart::<Blk<1>>(start, &ops);
+        pages_may_lie_apart::<Blk<2>>(start, &ops);
+        pages_may_lie_apart::<Blk<4>>(start, &ops);
+        pages_may_lie_apart::<Blk<16>>(start, &ops);
+    }
+
+    #[test]
+    fn blkif_ring_of_a_32_bit_guest_and_pages_apart_agrees_with_the_model(start in start(), ops in ops(120)) {
+        pages_may_lie_apart::<Blk32<1>>(start, &ops);
+        pages_may_lie_apart::<Blk32<2>>(start, &ops);
+        pages_may_lie_apart::<Blk32<4>>(start, &ops);
+        pages_may_lie_apart::<Blk32<16>>(start, &ops);
     }
 
     #[test]
     fn netif_tx_ring_agrees_with_the_model(start in start(), ops in ops(120)) {
-        prop_assert_eq!(rings_agree_with_the_model::<Tx>(start, &ops), Ok(()));
+        prop_assert!(rings_agree_with_the_model::<Tx, InOnePiece>(start, &ops).is_ok());
     }
 
     #[test]
     fn netif_rx_ring_agrees_with_the_model(start in start(), ops in ops(120)) {
-        prop_assert_eq!(rings_agree_with_the_model::<Rx>(start, &ops), Ok(()));
+        prop_assert!(rings_agree_with_the_model::<Rx, InOnePiece>(start, &ops).is_ok());
     }
 
     #[test]
     fn a_peer_that_lies_in_the_header_is_survived(start in start(), steps in lying_steps()) {
-        lies_are_survived::<Blk<1>>(start, &steps);
-        lies_are_survived::<Tx>(start, &steps);
-        lies_are_survived::<Rx>(start, &steps);
+        lies_are_survived::<Blk<1>, InOnePiece>(start, &steps);
+        lies_are_survived::<Tx, InOnePiece>(start, &steps);
+        lies_are_survived::<Rx, InOnePiece>(start, &steps);
+    }
+
+    #[test]
+    fn a_peer_that_lies_in_the_header_of_pages_apart_is_survived(start in start(), steps in lying_steps()) {
+        lies_are_survived::<Blk<2>, Apart>(start, &steps);
+        lies_are_survived::<Blk<16>, Apart>(start, &steps);
+        lies_are_survived::<Blk32<4>, Apart>(start, &steps);
+        lies_are_survived::<Blk32<16>, Apart>(start, &steps);
     }
 
     #[test]
@@ -531,4 +464,105 @@ fn memory_too_small_for_a_ring_is_refused() {
             Err(nothing)
         );
     }
+}
+
+/// Fills a whole ring, answers all of it, and gives its memory.
+fn every_slot_is_used<K: Kind, M: Memory>() -> [Vec<u32>; 2] {
+    let memory = M::new(K::PAGES);
+    let mut front =
+        FrontRing::<K::Q, K::S, _>::init(memory.clone()).expect("the memory holds a ring");
+    let mut back =
+        BackRing::<K::Q, K::S, _>::attach(memory.clone()).expect("no request is in flight");
+    for n in 0..K::SLOTS {
+        front.push_request(&K::request(n)).expect("a slot is free");
+    }
+    let full = memory.words();
+    let _ = front.publish_requests();
+    for n in 0..K::SLOTS {
+        assert_eq!(back.next_request(), Ok(Some(K::request(n))));
+        back.push_response(&K::response(n))
+            .expect("it was asked for");
+    }
+    let _ = back.publish_responses();
+    for n in 0..K::SLOTS {
+        assert_eq!(front.next_response(), Ok(Some(K::response(n))));
+    }
+    [full, memory.words()]
+}
+
+#[test]
+fn every_slot_of_pages_apart_lies_as_in_one_piece() {
+    fn check<K: Kind>() {
+        let (slot, pages) = (size_of::<K::Q>(), K::PAGES);
+        let starts = (0..K::SLOTS as usize).map(|n| 64 + n * slot);
+        let straddling = starts.filter(|at| at / PAGE_SIZE != (at + slot - 1) / PAGE_SIZE);
+        assert!(
+            straddling.count() >= pages / 2,
+            "slots that lie in two pages"
+        );
+        let whole = every_slot_is_used::<K, InOnePiece>();
+        assert_eq!(every_slot_is_used::<K, Apart>(), whole);
+    }
+    check::<Blk<4>>();
+    check::<Blk<16>>();
+    check::<Blk32<2>>();
+    check::<Blk32<4>>();
+    check::<Blk32<16>>();
+}
+
+/// Says that a thread panicked, to the one that waits for it.
+struct Panicked<'a>(&'a AtomicBool);
+
+impl Drop for Panicked<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_or(std::thread::panicking(), Ordering::Relaxed);
+    }
+}
+
+/// A front end and a back end that run at the same time, each waiting for the other in a loop.
+#[test]
+fn two_threads_exchange_requests_over_pages_apart() {
+    type K = Blk32<4>;
+    type Q = BlkifX86_32Request;
+    type S = BlkifX86_32Response;
+    const REQUESTS: u32 = if cfg!(miri) { 200 } else { 100_000 };
+    let memory = <Apart as Memory>::new(K::PAGES);
+    let mut front = FrontRing::<Q, S, _>::init(memory.clone()).expect("the memory holds a ring");
+    let back = BackRing::<Q, S, _>::attach(memory).expect("no request is in flight");
+    let panicked = AtomicBool::new(false);
+    let wait = || {
+        assert!(!panicked.load(Ordering::Relaxed), "the other thread failed");
+        std::thread::yield_now();
+    };
+    std::thread::scope(|scope| {
+        let _says = Panicked(&panicked);
+        scope.spawn(|| {
+            let (_says, mut back) = (Panicked(&panicked), back);
+            let mut n = 0;
+            while n < REQUESTS {
+                while let Some(request) = back.next_request().expect("the front end is honest") {
+                    assert_eq!(request, K::request(n));
+                    back.push_response(&K::response(n)).expect("it was asked");
+                    n += 1;
+                }
+                let _ = back.publish_responses();
+                wait();
+            }
+        });
+        let (mut asked, mut heard) = (0, 0);
+        while heard < REQUESTS {
+            while asked < REQUESTS && front.free() != 0 {
+                front
+                    .push_request(&K::request(asked))
+                    .expect("a slot is free");
+                asked += 1;
+            }
+            let _ = front.publish_requests();
+            while let Some(response) = front.next_response().expect("the back end is honest") {
+                assert_eq!(response, K::response(heard));
+                heard += 1;
+            }
+            wait();
+        }
+    });
 }

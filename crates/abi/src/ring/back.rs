@@ -5,10 +5,9 @@ use core::fmt;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::memory::{Index, Slots};
-use super::{RingBroken, protocol};
-use crate::SharedMemory;
+use super::{RingBroken, RingMemory, protocol};
 
-/// A back end's view of a shared ring of requests `Q` and responses `S` over the pages `M`.
+/// A back end's view of a shared ring of requests `Q` and responses `S` over the memory `M`, in one piece or [`Paged`](super::Paged).
 pub struct BackRing<Q, S, M> {
     ring: Slots<Q, S, M>,
     /// The next request to take.
@@ -25,7 +24,7 @@ impl<Q, S, M> BackRing<Q, S, M>
 where
     Q: FromBytes,
     S: IntoBytes + Immutable,
-    M: SharedMemory,
+    M: RingMemory,
 {
     /// Attaches to a ring that the front end has initialised, going on after the responses already in it.
     ///

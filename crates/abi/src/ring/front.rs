@@ -6,10 +6,9 @@ use core::sync::atomic::Ordering;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::memory::{Index, Slots};
-use super::{RingBroken, protocol};
-use crate::SharedMemory;
+use super::{RingBroken, RingMemory, protocol};
 
-/// A front end's view of a shared ring of requests `Q` and responses `S` over the pages `M`.
+/// A front end's view of a shared ring of requests `Q` and responses `S` over the memory `M`, in one piece or [`Paged`](super::Paged).
 pub struct FrontRing<Q, S, M> {
     ring: Slots<Q, S, M>,
     /// The next request slot to fill; not yet visible to the back end.
@@ -38,7 +37,7 @@ impl<Q, S, M> FrontRing<Q, S, M>
 where
     Q: IntoBytes + Immutable,
     S: FromBytes,
-    M: SharedMemory,
+    M: RingMemory,
 {
     /// Initialises the ring's header in memory that the back end does not have yet.
     ///

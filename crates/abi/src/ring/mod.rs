@@ -2,8 +2,9 @@
 //! spare notifications (`req_event`, `rsp_event`).
 //!
 //! Two layers. [`protocol`] is the two index rules alone, generic over the atomics, so that loom can try every
-//! interleaving. [`BackRing`] and [`FrontRing`] add the slots over [`SharedMemory`](crate::SharedMemory). A slot is copied out of
-//! shared memory once; what is returned is a private copy that the other side can no longer change.
+//! interleaving. [`BackRing`] and [`FrontRing`] add the slots over [`RingMemory`]: any [`SharedMemory`](crate::SharedMemory),
+//! or several pages that are each mapped somewhere else ([`Paged`]), where a slot may begin in one page and end in another. A slot is copied
+//! out of shared memory once; what is returned is a private copy that the other side can no longer change.
 //!
 //! A peer whose indices break the rules gets [`RingBroken`], and the ring is to be given up: nothing is read from it
 //! any more. No call does more work than one slot.
@@ -11,15 +12,19 @@
 mod back;
 mod bytes;
 mod front;
+#[cfg(any(test, doctest, feature = "std"))]
+mod heap;
 mod memory;
+mod paged;
 pub mod protocol;
 
 pub use back::BackRing;
 pub use bytes::ByteRing;
 pub use front::{FrontRing, RingFull};
 #[cfg(any(test, doctest, feature = "std"))]
-pub use memory::HeapPages;
-pub use memory::{RING_HEADER_SIZE, slots};
+pub use heap::HeapPages;
+pub use memory::{RING_HEADER_SIZE, RingMemory, slots};
+pub use paged::{MAX_RING_PAGES, Paged, PagedError};
 
 use core::fmt;
 
