@@ -9,12 +9,16 @@ use std::sync::Arc;
 
 use cantle_evtchn::EventChannels;
 use cantle_grant::GrantMapper;
+use cantle_xenstore::prelude::*;
 pub use cantle_xenstore::xenbus::Progress;
 use cantle_xenstore::xenbus::{Backend as Xenbus, Device, DeviceId, Phase, XenbusState};
-use cantle_xenstore::{Client, Error as StoreError};
+use cantle_xenstore::{Client, Error as StoreError, TxId};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::image::BlockImage;
+use crate::connect::Platform;
+use crate::control::{DiskControl, Order, Shared};
+use crate::image::{BlockImage, Disk, NullDisk};
+use crate::options::BackendOptions;
 use crate::queue::QueueError;
 use crate::stats::Stats;
 use crate::vbd::Vbd;
@@ -40,13 +44,14 @@ pub enum BackendError {
 
 /// One virtual disk for one front end. What an embedder makes, and either polls or gives a thread.
 ///
-/// When xenstore has news, no new requests are taken until those in flight are over; then the handshake goes on. So a
+/// When xenstore or the embedder has news, no new requests are taken until those in flight are over; then the handshake goes on. So a
 /// disconnection never waits for the disk inside [`process`](Self::process), and never unmaps a page that the disk still writes to.
 #[derive(Debug)]
 pub struct Backend {
     bus: Xenbus<Vbd>,
     wakeups: Arc<Wakeups>,
-    /// Xenstore has news; they wait for what is in flight.
+    shared: Arc<Shared>,
+    /// Xenstore or the embedder has news; they wait for what is in flight.
     settling: bool,
     /// The front end broke its ring; it is disconnected when nothing is in flight.
     broken: bool,
@@ -69,9 +74,55 @@ impl Backend {
         image: Box<dyn BlockImage>,
         id: DeviceId,
     ) -> Result<Self, BackendError> {
+        let platform = Platform { channels, grants };
+        Self::make(client, platform, image, None, id, BackendOptions::default())
+    }
+
+    /// As [`new`](Self::new), of a disk that can have several queues, whose medium may be [changed](DiskControl::insert), and with what
+    /// `options` say. Where those allow several queues, each but the first has a thread of its own, which this crate starts.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new), and [`BackendError::Image`] where the disk has no queue.
+    pub fn with_disk(
+        client: Arc<dyn Client>,
+        channels: Arc<dyn EventChannels>,
+        grants: Arc<dyn GrantMapper>,
+        disk: Arc<dyn Disk>,
+        id: DeviceId,
+        options: BackendOptions,
+    ) -> Result<Self, BackendError> {
+        let image = disk.open_queue().map_err(BackendError::Image)?;
+        let platform = Platform { channels, grants };
+        Self::make(client, platform, image, Some(disk), id, options)
+    }
+
+    fn make(
+        client: Arc<dyn Client>,
+        platform: Platform,
+        image: Box<dyn BlockImage>,
+        disk: Option<Arc<dyn Disk>>,
+        id: DeviceId,
+        mut options: BackendOptions,
+    ) -> Result<Self, BackendError> {
+        // The toolstack may say that discards are not to be offered.
+        let enable = format!("{}/discard-enable", id.backend_path());
+        if client.read_parsed::<u32>(TxId::NONE, &enable) == Ok(0) {
+            options.discard = false;
+        }
+        let shared = Shared::new(options.on_error).map_err(BackendError::Poll)?;
+        let shared = Arc::new(shared);
         let wakeups = Wakeups::new(image.completion_fd()).map_err(BackendError::Poll)?;
         let wakeups = Arc::new(wakeups);
-        let vbd = Vbd::new(image, channels, grants, Arc::clone(&wakeups));
+        let vbd = Vbd::new(
+            image,
+            disk,
+            platform,
+            options,
+            Arc::clone(&wakeups),
+            Arc::clone(&shared),
+        )
+        .map_err(BackendError::Poll)?;
         let bus = Xenbus::new(client, id, vbd)?;
         wakeups
             .add(Source::Store, bus.event_fd())
@@ -79,6 +130,7 @@ impl Backend {
         Ok(Self {
             bus,
             wakeups,
+            shared,
             settling: false,
             broken: false,
             finished: false,
@@ -100,7 +152,15 @@ impl Backend {
     /// The disk's counters. They may be read by any thread at any time, also after the backend is gone.
     #[must_use]
     pub fn stats(&self) -> Arc<Stats> {
-        Arc::clone(self.bus.device().stats())
+        Arc::clone(&self.shared.stats)
+    }
+
+    /// What may be said to the disk while it is served.
+    #[must_use]
+    pub fn control(&self) -> DiskControl {
+        DiskControl {
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// Asks the front end to let the disk go. It is served until then.
@@ -120,7 +180,7 @@ impl Backend {
     /// [`BackendError`]. The call may be repeated.
     pub fn process(&mut self) -> Result<Progress, BackendError> {
         self.look()?;
-        self.serve()
+        self.serve(false)
     }
 
     /// Serves the disk until it is taken away, or `stop` becomes readable (it is not read). The thread is the caller's.
@@ -146,14 +206,15 @@ impl Backend {
                 return Ok(());
             }
             for _ in 0..ROUNDS {
-                match self.serve()? {
+                match self.serve(true)? {
                     Progress::Finished => return Ok(()),
                     Progress::More => continue,
                     Progress::Idle => {}
                 }
-                let wake = (!self.is_settling()).then(|| wakeups.inner());
                 let device = self.bus.device_mut();
-                let woken = device.wait(wake).map_err(BackendError::Image)?;
+                let woken = device
+                    .wait(Some(wakeups.inner()))
+                    .map_err(BackendError::Image)?;
                 if woken && !device.take_notification() {
                     // It is xenstore, or the end.
                     break;
@@ -168,9 +229,14 @@ impl Backend {
         if ready.channel {
             self.bus.device().take_notification();
         }
-        if ready.store && !self.is_settling() {
+        if ready.worker
+            && let Some(error) = self.bus.device().worker_news()
+        {
+            self.failed(error)?;
+        }
+        if (ready.store || ready.control) && !self.is_settling() {
+            self.settle(true)?;
             self.settling = true;
-            self.wakeups.listen(false).map_err(BackendError::Poll)?;
         }
         Ok(ready.stop)
     }
@@ -179,41 +245,67 @@ impl Backend {
         self.settling || self.broken
     }
 
-    /// One step of the ring or, where xenstore has news, of the handshake.
-    fn serve(&mut self) -> Result<Progress, BackendError> {
+    /// Begins or ends the time in which no requests are taken, and xenstore and the front end's notifications wait.
+    fn settle(&self, begin: bool) -> Result<(), BackendError> {
+        let device = self.bus.device();
+        if begin {
+            device.begin_to_settle();
+        }
+        let store = (Source::Store, Some(self.bus.event_fd()));
+        for (source, fd) in [store, (Source::Channel, device.channel())] {
+            if let Some(fd) = fd {
+                self.wakeups
+                    .hear(source, fd, !begin)
+                    .map_err(BackendError::Poll)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One step of the rings or, where there are news, of what they are about.
+    fn serve(&mut self, may_look: bool) -> Result<Progress, BackendError> {
         if self.finished {
             return Ok(Progress::Finished);
         }
         if self.is_settling() {
             let device = self.bus.device_mut();
             device.settle().map_err(host_error)?;
-            if device.in_flight() > 0 {
+            if device.is_busy() {
                 return Ok(Progress::Idle);
             }
             if let Progress::Finished = self.settled()? {
                 return Ok(Progress::Finished);
             }
         }
-        match self.bus.device_mut().pass() {
+        match self.bus.device_mut().serve(may_look) {
             Ok(true) => Ok(Progress::More),
             Ok(false) => Ok(Progress::Idle),
-            Err(QueueError::Ring(error)) => {
-                let times = self.bus.device().count_broken();
-                if times.is_power_of_two() {
-                    tracing::warn!(device = ?self.bus.id(), times, %error, "disconnecting");
-                }
-                if !self.is_settling() {
-                    self.wakeups.listen(false).map_err(BackendError::Poll)?;
-                }
-                self.broken = true;
+            Err(error) => {
+                self.failed(error)?;
                 Ok(Progress::More)
             }
-            Err(error) => Err(host_error(error)),
         }
     }
 
-    /// Nothing is in flight: the handshake may disconnect.
+    /// A queue has stopped: its front end broke the ring, or the image takes no requests any more.
+    fn failed(&mut self, error: QueueError) -> Result<(), BackendError> {
+        let QueueError::Ring(error) = error else {
+            return Err(host_error(error));
+        };
+        let times = self.bus.device().count_broken();
+        if times.is_power_of_two() {
+            tracing::warn!(device = ?self.bus.id(), times, %error, "disconnecting");
+        }
+        if !self.is_settling() {
+            self.settle(true)?;
+        }
+        self.broken = true;
+        Ok(())
+    }
+
+    /// Nothing is in flight: what was said may be done, and the handshake may disconnect.
     fn settled(&mut self) -> Result<Progress, BackendError> {
+        let retry = self.carry_out()?;
         let phase = if self.broken {
             self.bus.device_mut().disconnect();
             self.bus.close()?
@@ -222,8 +314,39 @@ impl Backend {
         };
         self.broken = false;
         self.settling = false;
-        self.wakeups.listen(true).map_err(BackendError::Poll)?;
+        self.settle(false)?;
+        self.bus.device_mut().go_on(retry);
         Ok(self.progress(phase))
+    }
+
+    /// Does what the embedder has said; whether what the disk had stopped for is to be tried again.
+    fn carry_out(&mut self) -> Result<bool, BackendError> {
+        let (mut retry, mut changed) = (false, false);
+        for order in self.shared.take_orders() {
+            match order {
+                Order::Resume => {
+                    if self.shared.is_stopped() {
+                        self.shared.start();
+                        retry = true;
+                    }
+                }
+                Order::Resized => changed = true,
+                Order::Medium(disk) => {
+                    let disk = disk.unwrap_or_else(|| Arc::new(NullDisk { sectors: 0 }));
+                    match self.bus.device_mut().change_disk(disk) {
+                        Ok(()) => changed = true,
+                        Err(error) => {
+                            tracing::error!(device = ?self.bus.id(), %error, "the medium cannot be changed");
+                        }
+                    }
+                }
+            }
+        }
+        if changed {
+            let said = self.bus.device().properties();
+            self.bus.republish(&said)?;
+        }
+        Ok(retry)
     }
 
     fn progress(&mut self, phase: Phase) -> Progress {
@@ -236,7 +359,7 @@ impl Backend {
 fn host_error(error: QueueError) -> BackendError {
     match error {
         QueueError::Image(error) => BackendError::Image(error),
-        // `settle` does not read the ring; and `pass`'s own is handled where it comes.
+        // What a front end did to its ring is handled where it comes.
         QueueError::Ring(error) => BackendError::Image(io::Error::other(error)),
     }
 }

@@ -5,8 +5,8 @@
 //! platform seams ([`Client`], [`EventChannels`], [`GrantMapper`]), so it is the same in the host's own process, in a sandboxed
 //! one and on a Xen dom0. It owns no thread: an embedder polls one descriptor, or lends a thread to [`Backend::run`].
 //!
-//! What a request passes through, in this order: [`Queue`] takes a private copy out of the ring, [`Request::parse`] checks it,
-//! [`Queue`] maps its pages into an [`image::Io`], and the [`image::BlockImage`] does it.
+//! What a request passes through, in this order: a queue takes a private copy out of the ring, [`Request::parse`] checks it,
+//! maps its pages into an [`image::Io`], and the [`image::BlockImage`] does it.
 //!
 //! What is not here: KVM, and any knowledge of how the platform does its part. The crate depends on `cantle-abi`,
 //! `cantle-evtchn`, `cantle-grant` and `cantle-xenstore`.
@@ -40,11 +40,20 @@
 //! [`GrantMapper`]: cantle_grant::GrantMapper
 
 mod backend;
+mod connect;
+mod control;
+mod lane;
+mod negotiate;
+mod options;
+mod pages;
 mod queue;
 mod request;
+mod ring;
+mod spin;
 mod stats;
 mod vbd;
 mod wakeups;
+mod worker;
 
 #[cfg(any(test, feature = "test-utils"))]
 pub mod test_utils;
@@ -52,7 +61,9 @@ pub mod test_utils;
 pub use cantle_image as image;
 
 pub use backend::{Backend, BackendError, Progress};
-pub use queue::{Queue, QueueError};
-pub use request::{Command, PagePart, Request, RequestError, status};
+pub use connect::ConnectError;
+pub use control::DiskControl;
+pub use options::{BackendOptions, DiskKind, OnError};
+pub use request::{Command, Indirect, Offered, PagePart, Request, RequestError, status};
+pub use ring::Protocol;
 pub use stats::{Stats, StatsSnapshot};
-pub use vbd::{ConnectError, Vbd};

@@ -1,25 +1,30 @@
 //! One connected ring: requests in, responses out.
 
+mod pending;
+
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use cantle_abi::DomId;
 use cantle_abi::io::blkif::{BlkifRequest, BlkifResponse};
-use cantle_abi::ring::{BackRing, RingBroken};
-use cantle_abi::{DomId, GrantRef};
+use cantle_abi::ring::RingBroken;
 use cantle_evtchn::Channel;
-use cantle_grant::Mapping;
 use cantle_grant::{Access, GrantMapper};
 
-use crate::image::{BlockImage, Completion, Io, IoOp, Pages};
-use crate::request::{Command, Request, RequestError, status};
+use crate::control::Shared;
+use crate::image::{BlockImage, Completion, Io};
+use crate::options::BackendOptions;
+use crate::pages::GuestPages;
+use crate::request::{Command, Indirect, Offered, Request, RequestError, status};
+use crate::ring::{Ends, Ring};
 use crate::stats::{Stats, add};
+use pending::Pending;
 
 /// Why a queue stopped.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum QueueError {
+pub(crate) enum QueueError {
     /// The front end broke the ring's rules. The queue takes nothing more from it and is to be disconnected.
     #[error("the front end broke the ring")]
     Ring(#[from] RingBroken),
@@ -28,98 +33,127 @@ pub enum QueueError {
     Image(#[from] io::Error),
 }
 
-/// A request that the image has, at the index that is its token.
-#[derive(Clone, Copy, Debug)]
-struct Pending {
-    id: u64,
-    operation: u8,
-    command: Command,
-}
-
 /// A connected ring with what it needs: its event channel, the way to the guest's pages, and the requests in flight.
 ///
 /// It has no thread. [`pass`](Self::pass) does a bounded piece of work and never waits.
-pub struct Queue {
-    ring: BackRing<BlkifRequest, BlkifResponse, Mapping>,
+pub(crate) struct Queue {
+    ring: Ring,
     channel: Box<dyn Channel>,
-    grants: Arc<dyn GrantMapper>,
+    pages: GuestPages,
     granter: DomId,
     pending: Vec<Option<Pending>>,
     free: Vec<usize>,
+    /// A barrier that was taken and waits for what is in flight.
+    barrier: Option<BlkifRequest>,
+    /// Requests that failed on a disk that stops then: they wait to be tried again.
+    parked: Vec<Io>,
     /// Requests of the past, to be used again.
     spare: Vec<Io>,
     finished: Vec<Completion>,
-    stats: Arc<Stats>,
+    /// The request that is looked at.
+    request: Request,
+    offered: Offered,
+    shared: Arc<Shared>,
 }
 
 impl Queue {
-    /// Takes over a ring page that `granter` has initialised, and the channel for its notifications.
-    ///
-    /// # Errors
-    ///
-    /// [`RingBroken`] where the page's indices are impossible from the start.
-    pub fn attach(
-        page: Mapping,
-        channel: Box<dyn Channel>,
+    /// Takes over a ring that its granter has initialised, and the channel for its notifications.
+    pub(crate) fn new(
+        ends: Ends,
         grants: Arc<dyn GrantMapper>,
-        granter: DomId,
-        stats: Arc<Stats>,
-    ) -> Result<Self, RingBroken> {
-        let ring = BackRing::attach(page)?;
-        let slots = ring.slots() as usize;
-        Ok(Self {
+        persistent: bool,
+        options: &BackendOptions,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let Ends {
             ring,
             channel,
-            grants,
+            granter,
+        } = ends;
+        let slots = ring.slots() as usize;
+        Self {
+            ring,
+            channel,
+            pages: GuestPages::new(grants, granter, persistent, options),
             granter,
             pending: vec![None; slots],
             free: (0..slots).collect(),
+            barrier: None,
+            parked: Vec::new(),
             spare: Vec::with_capacity(slots),
             finished: Vec::with_capacity(slots),
-            stats,
-        })
+            request: Request::default(),
+            offered: Offered {
+                barrier: options.barrier,
+                discard: options.discard,
+                indirect_segments: options.indirect_segments,
+            },
+            shared,
+        }
     }
 
     /// Readable when the front end has notified.
-    #[must_use]
-    pub fn eventfd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn eventfd(&self) -> BorrowedFd<'_> {
         self.channel.eventfd()
     }
 
     /// Consumes a notification; whether there was one.
-    pub fn take_notification(&self) -> bool {
+    pub(crate) fn take_notification(&self) -> bool {
         self.channel.take()
     }
 
-    /// How many requests the image has.
-    #[must_use]
-    pub fn in_flight(&self) -> usize {
+    /// How many requests are not answered: those the image has, and those that wait to be tried again.
+    pub(crate) fn in_flight(&self) -> usize {
         self.pending.len() - self.free.len()
+    }
+
+    /// How many requests the image has.
+    pub(crate) fn with_image(&self) -> usize {
+        self.in_flight() - self.parked.len()
+    }
+
+    fn stats(&self) -> &Stats {
+        &self.shared.stats
     }
 
     /// Takes the requests that wait, sets them to work in one submission, answers what is over, and notifies once at most.
     ///
-    /// At most one ring of requests is taken. True where more wait already: call again. False: the front end will notify for the next
-    /// request, and the image's descriptor tells of completions.
+    /// At most one ring of requests is taken. True where something was done: more may wait. False: nothing does as far as is known, and the
+    /// front end has **not** been asked to notify; that is [`arm`](Self::arm)'s.
     ///
     /// # Errors
     ///
     /// [`QueueError`]; requests in flight are to be waited for with [`settle`](Self::settle) or [`drain`](Self::drain).
-    pub fn pass(&mut self, image: &mut dyn BlockImage) -> Result<bool, QueueError> {
+    pub(crate) fn pass(&mut self, image: &mut dyn BlockImage) -> Result<bool, QueueError> {
         // Completions first: they free slots, and are older.
-        self.answer(image);
+        let mut answered = self.answer(image);
         let taken = self.take(image);
         if !matches!(taken, Ok(0)) {
-            add(&self.stats.passes, 1);
+            add(&self.stats().passes, 1);
         }
         image.submit()?;
         // Reads from the page cache are over as soon as they are submitted.
-        self.answer(image);
+        answered += self.answer(image);
         // What an answer set going again: the data of a flush, the rest of a short transfer. Most often nothing.
         image.submit()?;
         self.publish();
-        taken?;
-        Ok(self.ring.final_check_for_requests())
+        Ok(taken? != 0 || answered != 0)
+    }
+
+    /// Asks the front end to notify at its next request; true where there already is one, or a request's turn has come otherwise.
+    pub(crate) fn arm(&mut self) -> bool {
+        if self.must_wait() {
+            // A completion, or who resumes the disk, wakes us.
+            return false;
+        }
+        self.ring.final_check_for_requests()
+    }
+
+    /// Whether no request may be taken although one may be there.
+    fn must_wait(&self) -> bool {
+        self.free.is_empty()
+            || (self.barrier.is_some() && self.in_flight() != 0)
+            || self.shared.is_stopped()
     }
 
     /// Answers what is over without taking new requests: for the time between the decision to disconnect and its end.
@@ -127,155 +161,167 @@ impl Queue {
     /// # Errors
     ///
     /// [`QueueError::Image`].
-    pub fn settle(&mut self, image: &mut dyn BlockImage) -> Result<(), QueueError> {
+    pub(crate) fn settle(&mut self, image: &mut dyn BlockImage) -> Result<(), QueueError> {
         self.answer(image);
         image.submit()?;
         self.publish();
         Ok(())
     }
 
-    /// Waits until the image has nothing of this queue any more. **Blocks** for as long as the disk takes.
+    /// Waits until the image has nothing of this queue any more, and fails what waited to be tried again. **Blocks** for as long as
+    /// the disk takes.
     ///
     /// # Errors
     ///
     /// [`QueueError::Image`]. The image then still owns the pages of what is in flight, and keeps them mapped.
-    pub fn drain(&mut self, image: &mut dyn BlockImage) -> Result<(), QueueError> {
+    pub(crate) fn drain(&mut self, image: &mut dyn BlockImage) -> Result<(), QueueError> {
         self.settle(image)?;
-        while self.in_flight() > 0 {
+        while self.with_image() > 0 {
             image.wait(None)?;
             self.settle(image)?;
         }
+        for io in std::mem::take(&mut self.parked) {
+            let error = crate::image::ImageError::Host(libc::EIO);
+            self.conclude(io, Err(error));
+        }
+        self.publish();
+        self.pages.unregister_all(image);
         Ok(())
+    }
+
+    /// Another image is to come in this one's place; nothing is in flight.
+    pub(crate) fn leave_image(&mut self, image: &mut dyn BlockImage) {
+        self.pages.unregister_all(image);
+    }
+
+    /// Tries again what waited for it.
+    pub(crate) fn retry(&mut self, image: &mut dyn BlockImage) {
+        for io in std::mem::take(&mut self.parked) {
+            image.queue(io);
+        }
     }
 
     /// Takes up to one ring of requests; how many.
     fn take(&mut self, image: &mut dyn BlockImage) -> Result<u32, RingBroken> {
         let mut taken = 0;
-        while taken < self.ring.slots() && !self.free.is_empty() {
+        if let Some(slot) = self.barrier
+            && !self.must_wait()
+        {
+            self.barrier = None;
+            taken += 1;
+            self.start(&slot, image);
+        }
+        while taken < self.ring.slots() && !self.must_wait() && self.barrier.is_none() {
             let Some(slot) = self.ring.next_request()? else {
                 break;
             };
             taken += 1;
-            if let Err(error) = self.start(&slot, image) {
-                self.refuse(&slot, error);
+            if slot.operation == cantle_abi::io::blkif::BLKIF_OP_WRITE_BARRIER
+                && self.in_flight() != 0
+            {
+                self.barrier = Some(slot);
+            } else {
+                self.start(&slot, image);
             }
         }
         Ok(taken)
     }
 
-    /// Checks a request, maps its pages and gives it to the image.
-    fn start(
+    /// Gives a request to the image, or answers it where it cannot be.
+    fn start(&mut self, slot: &BlkifRequest, image: &mut dyn BlockImage) {
+        let mut io = self.spare.pop().unwrap_or_default();
+        match self.prepare(slot, image, &mut io) {
+            Ok(()) => {
+                let token = usize::try_from(io.token()).unwrap_or(usize::MAX);
+                if let Some(place) = self.pending.get_mut(token) {
+                    *place = Some(Pending::new(slot, self.request.command, io.bytes()));
+                    image.queue(io);
+                }
+            }
+            Err(error) => {
+                // The pages that did map are let go, and the error is the answer: nothing that comes later can hide it (XSA-365).
+                io.clear();
+                self.spare.push(io);
+                add(&self.stats().refused, 1);
+                tracing::debug!(granter = %self.granter, operation = slot.operation, %error, "request refused");
+                self.respond(slot.id, slot.operation, status(Err(error)));
+            }
+        }
+    }
+
+    /// Checks a request and maps its pages.
+    fn prepare(
         &mut self,
         slot: &BlkifRequest,
         image: &mut dyn BlockImage,
+        io: &mut Io,
     ) -> Result<(), RequestError> {
-        let request = Request::parse(slot, &image.geometry())?;
-        let mut io = self.spare.pop().unwrap_or_default();
-        if let Err(error) = self.prepare(&request, &mut io) {
-            // The pages that did map are let go, and the error is the answer: nothing that comes later can hide it (XSA-365).
-            io.clear();
-            self.spare.push(io);
-            return Err(error);
-        }
-        let token = usize::try_from(io.token()).unwrap_or(usize::MAX);
-        if let Some(place) = self.pending.get_mut(token) {
-            *place = Some(Pending {
-                id: request.id,
-                operation: slot.operation,
-                command: request.command,
-            });
-            image.queue(io);
-        }
-        Ok(())
-    }
-
-    fn prepare(&mut self, request: &Request, io: &mut Io) -> Result<(), RequestError> {
-        let (op, access) = match request.command {
-            // The disk's contents are written into the guest's pages.
-            Command::Read => (IoOp::Read, Access::ReadWrite),
-            Command::Write => (IoOp::Write, Access::ReadOnly),
-            Command::Flush => (IoOp::Flush, Access::ReadOnly),
-            Command::Discard { sectors } => (
-                IoOp::Discard {
-                    sectors,
-                    secure: false,
-                },
-                Access::ReadOnly,
-            ),
+        let disk = image.geometry();
+        let indirect = match Indirect::parse(slot, &self.offered)? {
+            Some(indirect) => Some(self.pages.segments(&indirect)?),
+            None => None,
         };
-        io.begin(0, op, request.sector);
-        for part in request.parts() {
-            let page = self.map(part.gref, access)?;
-            io.push(Pages::Granted(page), part.offset.into(), part.len.into())?;
-        }
+        let request = &mut self.request;
+        request.parse(slot, indirect, &disk, &self.offered)?;
+        // The disk's contents are written into the guest's pages.
+        let access = match request.command {
+            Command::Read => Access::ReadWrite,
+            _ => Access::ReadOnly,
+        };
+        io.begin(0, pending::first_op(request.command), request.sector);
+        self.pages.map(request.parts(), access, image, io)?;
         // `take` looked that a place is free.
         let token = self.free.pop().unwrap_or(usize::MAX);
         io.set_token(token as u64);
         Ok(())
     }
 
-    fn map(&self, gref: GrantRef, access: Access) -> Result<Mapping, RequestError> {
-        self.grants
-            .map(self.granter, gref, access)
-            .map_err(|source| RequestError::Grant { gref, source })
-    }
-
-    /// Answers every completion that waits.
-    fn answer(&mut self, image: &mut dyn BlockImage) {
+    /// Answers every completion that waits; how many there were.
+    fn answer(&mut self, image: &mut dyn BlockImage) -> usize {
         let mut finished = std::mem::take(&mut self.finished);
         image.completions(&mut finished);
+        let count = finished.len();
         for Completion { mut io, result } in finished.drain(..) {
             let token = usize::try_from(io.token()).unwrap_or(usize::MAX);
-            let Some(place) = self.pending.get_mut(token) else {
+            let Some(Some(pending)) = self.pending.get_mut(token) else {
                 continue;
             };
-            let Some(pending) = *place else { continue };
-            if result.is_ok() && io.op() == IoOp::Flush && io.bytes() != 0 {
-                // A flush with data: what was before is on the medium; now the data.
-                io.set_op(IoOp::Write);
-                image.queue(io);
-                continue;
+            match result {
+                Ok(()) => {
+                    if let Some(op) = pending.next_op() {
+                        // A flush with data: what was before is on the medium; now the data.
+                        io.set_op(op);
+                        image.queue(io);
+                        continue;
+                    }
+                }
+                Err(error) if self.shared.stops(&error) => {
+                    self.parked.push(io);
+                    continue;
+                }
+                Err(_) => {}
             }
-            *place = None;
-            self.free.push(token);
-            self.count(&pending, &io, result.is_ok());
-            io.clear();
-            self.spare.push(io);
-            let outcome = result.map_err(RequestError::Image);
-            if let Err(error) = outcome {
-                tracing::debug!(granter = %self.granter, operation = pending.operation, %error, "request failed");
-            }
-            self.respond(pending.id, pending.operation, status(outcome));
+            self.conclude(io, result);
         }
         self.finished = finished;
+        count
     }
 
-    fn count(&self, pending: &Pending, io: &Io, done: bool) {
-        let stats = &*self.stats;
-        if !done {
-            return add(&stats.failed, 1);
+    /// A request is over: counts and answers it, and lets go of its pages.
+    fn conclude(&mut self, mut io: Io, result: Result<(), crate::image::ImageError>) {
+        let token = usize::try_from(io.token()).unwrap_or(usize::MAX);
+        let Some(pending) = self.pending.get_mut(token).and_then(Option::take) else {
+            return;
+        };
+        self.free.push(token);
+        pending.count(self.stats(), result.is_ok());
+        io.clear();
+        self.spare.push(io);
+        let outcome = result.map_err(RequestError::Image);
+        if let Err(error) = outcome {
+            tracing::debug!(granter = %self.granter, operation = pending.operation, %error, "request failed");
         }
-        match pending.command {
-            Command::Read => {
-                add(&stats.reads, 1);
-                add(&stats.sectors_read, io.sectors());
-            }
-            Command::Write => {
-                add(&stats.writes, 1);
-                add(&stats.sectors_written, io.sectors());
-            }
-            Command::Flush => {
-                add(&stats.flushes, 1);
-                add(&stats.sectors_written, io.sectors());
-            }
-            Command::Discard { .. } => add(&stats.discards, 1),
-        }
-    }
-
-    fn refuse(&mut self, slot: &BlkifRequest, error: RequestError) {
-        add(&self.stats.refused, 1);
-        tracing::debug!(granter = %self.granter, operation = slot.operation, %error, "request refused");
-        self.respond(slot.id, slot.operation, status(Err(error)));
+        self.respond(pending.id, pending.operation, status(outcome));
     }
 
     fn respond(&mut self, id: u64, operation: u8, status: i16) {
@@ -288,14 +334,14 @@ impl Queue {
             pad2: 0,
         };
         // It answers a request that was taken from this ring and not answered yet, so there is a slot for it.
-        if let Err(error) = self.ring.push_response(&response) {
+        if let Err(error) = self.ring.push_response(response) {
             tracing::error!(%error, "a response without a request");
         }
     }
 
     fn publish(&mut self) {
         if self.ring.publish_responses() {
-            add(&self.stats.notifications, 1);
+            add(&self.stats().notifications, 1);
             if let Err(error) = self.channel.notify() {
                 // The front end has closed its end; xenbus tells the rest.
                 tracing::debug!(granter = %self.granter, %error, "cannot notify the front end");
@@ -311,6 +357,7 @@ impl fmt::Debug for Queue {
             .field("port", &self.channel.port())
             .field("granter", &self.granter)
             .field("in_flight", &self.in_flight())
+            .field("kept", &self.pages.kept())
             .finish_non_exhaustive()
     }
 }

@@ -1,18 +1,19 @@
 //! A guest's request, from the private copy of its slot to checked values.
 //!
-//! [`Request::parse`] is given the copy that was taken out of shared memory, once, and nothing here ever looks at shared memory
+//! [`Request::parse`] is given the copies that were taken out of shared memory, once, and nothing here ever looks at shared memory
 //! again: what was checked is what is used (XSA-155).
+
+mod outcome;
 
 use cantle_abi::GrantRef;
 use cantle_abi::io::blkif::{
-    BLKIF_DISCARD_SECURE, BLKIF_MAX_SEGMENTS_PER_REQUEST, BLKIF_OP_DISCARD,
-    BLKIF_OP_FLUSH_DISKCACHE, BLKIF_OP_READ, BLKIF_OP_WRITE, BLKIF_RSP_EOPNOTSUPP, BLKIF_RSP_ERROR,
-    BLKIF_RSP_OKAY, BLKIF_SECTOR_SIZE, BlkifRequest, BlkifRequestDiscard, BlkifRequestSegment,
+    BLKIF_DISCARD_SECURE, BLKIF_OP_DISCARD, BLKIF_OP_FLUSH_DISKCACHE, BLKIF_OP_INDIRECT,
+    BLKIF_OP_READ, BLKIF_OP_WRITE, BLKIF_OP_WRITE_BARRIER, BLKIF_SECTOR_SIZE, BlkifRequest,
+    BlkifRequestSegment,
 };
-use cantle_grant::GrantStatus;
-use zerocopy::{FromBytes, IntoBytes};
 
-use crate::image::{Geometry, ImageError, OutsidePages};
+use crate::image::Geometry;
+pub use outcome::{RequestError, status};
 
 /// The last 512-byte sector of a page.
 const LAST_SECTOR: u8 = 7;
@@ -20,19 +21,35 @@ const SECTOR: u16 = 512;
 const _: () = assert!(SECTOR as usize == BLKIF_SECTOR_SIZE);
 
 /// What a guest asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Command {
     /// From the disk into the segments.
+    #[default]
     Read,
     /// From the segments onto the disk.
     Write,
     /// Bring what was written to the medium; then write the segments, where there are any.
     Flush,
+    /// When all before is done: bring it to the medium, write the segments, and bring them there too.
+    Barrier,
     /// So many sectors are no longer wanted.
     Discard {
         /// How many sectors of 512 bytes.
         sectors: u64,
+        /// Whether nothing of them may be left on the medium.
+        secure: bool,
     },
+}
+
+/// What was offered to the front end, beyond what the disk's geometry says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offered {
+    /// Write barriers.
+    pub barrier: bool,
+    /// Discards, where the disk has them.
+    pub discard: bool,
+    /// The most segments of an indirect request; 0: none.
+    pub indirect_segments: u16,
 }
 
 /// A checked part of a granted page: 1 to 8 whole sectors within it.
@@ -46,8 +63,42 @@ pub struct PagePart {
     pub len: u16,
 }
 
-/// A request that may be carried out, provided that its pages can be mapped.
+/// The pages that an indirect request's segments stand in, and how many segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Indirect {
+    /// The page; segments that fit in one are all that is offered.
+    pub page: GrantRef,
+    /// How many segments, 1 to 256.
+    pub segments: u16,
+}
+
+impl Indirect {
+    /// Where a request's segments stand, if they are not in its slot.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError::Unsupported`] where indirect requests are not offered; [`RequestError::SegmentCount`] for none, or more than were
+    /// offered.
+    pub fn parse(slot: &BlkifRequest, offered: &Offered) -> Result<Option<Self>, RequestError> {
+        if slot.operation != BLKIF_OP_INDIRECT {
+            return Ok(None);
+        }
+        if offered.indirect_segments == 0 {
+            let operation = slot.operation;
+            return Err(RequestError::Unsupported { operation });
+        }
+        let slot = slot.to_indirect();
+        let segments = slot.nr_segments;
+        if segments == 0 || segments > offered.indirect_segments {
+            return Err(RequestError::SegmentCount(segments));
+        }
+        let [page, ..] = slot.indirect_grefs;
+        Ok(Some(Self { page, segments }))
+    }
+}
+
+/// A request that may be carried out, provided that its pages can be mapped. It is used again, so that the hot path allocates nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// The front end's own value for the response.
     pub id: u64,
@@ -55,58 +106,93 @@ pub struct Request {
     pub command: Command,
     /// The first sector on the disk, in units of 512 bytes.
     pub sector: u64,
-    parts: [PagePart; BLKIF_MAX_SEGMENTS_PER_REQUEST],
-    count: usize,
+    parts: Vec<PagePart>,
 }
 
 impl Request {
-    /// Checks a request against a disk. Bounded by 11 segments.
+    /// Checks a request against a disk, and becomes it. `indirect` are the copies of the segments that [`Indirect`] named, where it did.
+    /// Bounded by the segments.
     ///
     /// # Errors
     ///
     /// [`RequestError`]: what is to be answered. The response echoes the slot's `id` and `operation` in any case.
-    pub fn parse(slot: &BlkifRequest, disk: &Geometry) -> Result<Self, RequestError> {
-        let command = match slot.operation {
+    pub fn parse(
+        &mut self,
+        slot: &BlkifRequest,
+        indirect: Option<&[BlkifRequestSegment]>,
+        disk: &Geometry,
+        offered: &Offered,
+    ) -> Result<(), RequestError> {
+        self.parts.clear();
+        // It stands at the same place in all layouts of a slot.
+        self.id = slot.id;
+        let operation = slot.operation;
+        if let Some(segments) = indirect {
+            let slot = slot.to_indirect();
+            self.command = match slot.indirect_op {
+                BLKIF_OP_READ => Command::Read,
+                BLKIF_OP_WRITE => Command::Write,
+                operation => return Err(RequestError::Unsupported { operation }),
+            };
+            self.sector = slot.sector_number;
+            return self.take(segments, disk);
+        }
+        self.command = match operation {
             BLKIF_OP_READ => Command::Read,
             BLKIF_OP_WRITE => Command::Write,
             BLKIF_OP_FLUSH_DISKCACHE => Command::Flush,
-            BLKIF_OP_DISCARD => return Self::parse_discard(slot, disk),
+            BLKIF_OP_WRITE_BARRIER if offered.barrier => Command::Barrier,
+            BLKIF_OP_DISCARD if offered.discard => return self.discard(slot, disk),
             operation => return Err(RequestError::Unsupported { operation }),
         };
-        let mut request = Self::empty(slot.id, command, slot.sector_number);
+        self.sector = slot.sector_number;
         let given = slot
             .seg
             .get(..usize::from(slot.nr_segments))
-            .ok_or(RequestError::SegmentCount(slot.nr_segments))?;
-        if given.is_empty() && command != Command::Flush {
+            .ok_or(RequestError::SegmentCount(slot.nr_segments.into()))?;
+        self.take(given, disk)
+    }
+
+    /// Checks the segments and where they go.
+    fn take(
+        &mut self,
+        segments: &[BlkifRequestSegment],
+        disk: &Geometry,
+    ) -> Result<(), RequestError> {
+        let may_be_empty = matches!(self.command, Command::Flush | Command::Barrier);
+        if segments.is_empty() && !may_be_empty {
             return Err(RequestError::SegmentCount(0));
         }
+        // A power of two from 512 to 4096, as `Geometry` says.
+        let unit = disk.sector_size.max(512);
         let mut sectors = 0_u64;
-        for (segment, part) in given.iter().zip(&mut request.parts) {
-            *part = PagePart::parse(segment)?;
+        for segment in segments {
+            let part = PagePart::parse(segment)?;
+            if !u32::from(part.offset).is_multiple_of(unit)
+                || !u32::from(part.len).is_multiple_of(unit)
+            {
+                let (first, last) = (segment.first_sect, segment.last_sect);
+                return Err(RequestError::Segment { first, last });
+            }
             sectors += u64::from(part.len / SECTOR);
+            self.parts.push(part);
         }
-        request.count = given.len();
-        if request.writes() && disk.read_only {
+        if self.writes() && disk.read_only {
             return Err(RequestError::ReadOnly);
         }
         if sectors == 0 {
             // A flush alone has no place on the disk; what its sector says means nothing.
-            request.sector = 0;
-        } else {
-            check_range(disk, request.sector, sectors)?;
+            self.sector = 0;
+            return Ok(());
         }
-        Ok(request)
+        check_range(disk, self.sector, sectors)
     }
 
-    fn parse_discard(slot: &BlkifRequest, disk: &Geometry) -> Result<Self, RequestError> {
+    fn discard(&mut self, slot: &BlkifRequest, disk: &Geometry) -> Result<(), RequestError> {
         // The same copied bytes by their other layout, which is shorter.
-        let Ok((slot, _)) = BlkifRequestDiscard::read_from_prefix(slot.as_bytes()) else {
-            return Err(RequestError::Unsupported {
-                operation: slot.operation,
-            });
-        };
-        if slot.flag & BLKIF_DISCARD_SECURE != 0 || !disk.discard {
+        let slot = slot.to_discard();
+        let secure = slot.flag & BLKIF_DISCARD_SECURE != 0;
+        if !disk.discard || (secure && !disk.secure_discard) {
             return Err(RequestError::Unsupported {
                 operation: slot.operation,
             });
@@ -114,31 +200,17 @@ impl Request {
         if disk.read_only {
             return Err(RequestError::ReadOnly);
         }
+        self.sector = slot.sector_number;
         let sectors = slot.nr_sectors;
-        check_range(disk, slot.sector_number, sectors)?;
-        let command = Command::Discard { sectors };
-        Ok(Self::empty(slot.id, command, slot.sector_number))
+        check_range(disk, self.sector, sectors)?;
+        self.command = Command::Discard { sectors, secure };
+        Ok(())
     }
 
-    fn empty(id: u64, command: Command, sector: u64) -> Self {
-        let nothing = PagePart {
-            gref: GrantRef(0),
-            offset: 0,
-            len: 0,
-        };
-        Self {
-            id,
-            command,
-            sector,
-            parts: [nothing; BLKIF_MAX_SEGMENTS_PER_REQUEST],
-            count: 0,
-        }
-    }
-
-    /// The parts of pages that it is about, in order; at most 11.
+    /// The parts of pages that it is about, in order; at most 256.
     #[must_use]
     pub fn parts(&self) -> &[PagePart] {
-        self.parts.get(..self.count).unwrap_or_default()
+        &self.parts
     }
 
     /// Whether its segments go onto the disk.
@@ -147,7 +219,7 @@ impl Request {
         match self.command {
             Command::Read => false,
             Command::Write | Command::Discard { .. } => true,
-            Command::Flush => self.count != 0,
+            Command::Flush | Command::Barrier => !self.parts.is_empty(),
         }
     }
 }
@@ -172,70 +244,14 @@ impl PagePart {
 }
 
 fn check_range(disk: &Geometry, sector: u64, count: u64) -> Result<(), RequestError> {
+    let unit = u64::from(disk.sector_size.max(512)) / u64::from(SECTOR);
+    if !sector.is_multiple_of(unit) || !count.is_multiple_of(unit) {
+        return Err(RequestError::Misaligned { sector, count });
+    }
     if count != 0 && disk.contains(sector, count) {
         Ok(())
     } else {
         Err(RequestError::OutOfRange { sector, count })
-    }
-}
-
-/// Why a request was not done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RequestError {
-    /// An operation that is unknown or was not offered: barrier, indirect, secure discard.
-    #[error("operation {operation} is not supported")]
-    Unsupported {
-        /// `BLKIF_OP_*`, or anything.
-        operation: u8,
-    },
-    /// More segments than a slot holds, or none for a transfer.
-    #[error("{0} segments")]
-    SegmentCount(u8),
-    /// A segment that ends before it begins, or leaves its page.
-    #[error("a segment from sector {first} to {last} of its page")]
-    Segment {
-        /// `first_sect`.
-        first: u8,
-        /// `last_sect`.
-        last: u8,
-    },
-    /// Not on the disk, or nothing.
-    #[error("{count} sectors from sector {sector} are not on the disk")]
-    OutOfRange {
-        /// The first sector.
-        sector: u64,
-        /// How many.
-        count: u64,
-    },
-    /// A write to a read-only disk.
-    #[error("the disk is read-only")]
-    ReadOnly,
-    /// A page could not be mapped.
-    #[error("grant {gref} cannot be mapped")]
-    Grant {
-        /// Which.
-        gref: GrantRef,
-        /// What Xen's interface calls it.
-        source: GrantStatus,
-    },
-    /// A page was mapped and is smaller than a page.
-    #[error("a mapped page is too small")]
-    Page(#[from] OutsidePages),
-    /// The image failed.
-    #[error("the image failed")]
-    Image(#[from] ImageError),
-}
-
-/// What a guest is told: the one place where an outcome becomes a `BLKIF_RSP_*`.
-#[must_use]
-pub fn status(outcome: Result<(), RequestError>) -> i16 {
-    match outcome {
-        Ok(()) => BLKIF_RSP_OKAY,
-        Err(RequestError::Unsupported { .. } | RequestError::Image(ImageError::Unsupported)) => {
-            BLKIF_RSP_EOPNOTSUPP
-        }
-        Err(_) => BLKIF_RSP_ERROR,
     }
 }
 

@@ -47,6 +47,8 @@ counters! {
     passes,
     /// Connections made.
     connects,
+    /// Times that the disk stopped for an error of the host.
+    stops,
     /// Connections given up because the front end broke the ring's rules.
     broken,
 }

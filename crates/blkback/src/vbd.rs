@@ -1,140 +1,139 @@
-//! The device in the xenbus handshake: what is published, what is read from the front end, and the ring that comes of it.
+//! The device in the xenbus handshake: what is published, and the queues that come of a front end's answer.
 
 use std::fmt;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use cantle_abi::io::blkif::VDISK_READONLY;
-use cantle_abi::ring::RingBroken;
-use cantle_abi::{GrantRef, Port};
-use cantle_evtchn::EventChannels;
-use cantle_evtchn::EvtchnError;
-use cantle_grant::GrantStatus;
-use cantle_grant::{Access, GrantMapper};
-use cantle_xenstore::Error as StoreError;
 use cantle_xenstore::xenbus::{Device, DeviceError, Keys, OtherEnd};
 
-use crate::image::BlockImage;
+use crate::connect::{ConnectError, Platform};
+use crate::control::Shared;
+use crate::image::{BlockImage, Disk, Geometry};
+use crate::lane::Lane;
+use crate::negotiate;
+use crate::options::{BackendOptions, DiskKind};
 use crate::queue::{Queue, QueueError};
-use crate::stats::{Stats, add};
+use crate::ring::Ends;
+use crate::spin::Spin;
+use crate::stats::add;
 use crate::wakeups::{Source, Wakeups};
+use crate::worker::{Load, Worker};
 
-/// How front ends with our ring layout call it. One that says nothing has the host's own, which is the same.
-const PROTOCOL: &str = "x86_64-abi";
-
-/// Why a front end could not be connected.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConnectError {
-    /// A key is missing, is no number or cannot be read.
-    #[error("the front end's keys cannot be used")]
-    Keys(#[from] StoreError),
-    /// Another ring layout.
-    #[error("the front end's protocol is {0:?}; only \"x86_64-abi\" is offered")]
-    Protocol(String),
-    /// More pages or queues than were offered.
-    #[error("the front end wants {wanted} for {key}; at most {most} was offered")]
-    NotOffered {
-        /// Which key.
-        key: &'static str,
-        /// What it said.
-        wanted: u32,
-        /// What was offered.
-        most: u32,
-    },
-    /// The ring page cannot be mapped.
-    #[error("the ring page {gref} cannot be mapped")]
-    Page {
-        /// Its grant.
-        gref: GrantRef,
-        /// What Xen's interface calls the failure.
-        source: GrantStatus,
-    },
-    /// The event channel cannot be bound.
-    #[error("the event channel {port} cannot be bound")]
-    Channel {
-        /// Its port in the front end's domain.
-        port: Port,
-        /// Why.
-        source: EvtchnError,
-    },
-    /// The ring's indices are impossible from the start.
-    #[error("the ring cannot be used")]
-    Ring(#[from] RingBroken),
-    /// The host could not listen to the channel.
-    #[error("the event channel cannot be listened to")]
-    Listen(#[source] io::Error),
-    /// The image failed for good while the last connection ended.
-    #[error("the image has failed")]
-    Image,
-}
-
-/// A virtual disk: an image, and the ring of a front end where one is connected.
-pub struct Vbd {
+/// A virtual disk: an image, and the rings of a front end where one is connected. The first queue is served by the backend's own thread,
+/// each other one by a thread of its own.
+pub(crate) struct Vbd {
+    /// What the queues' images come from; `None`: there is one image and no other.
+    disk: Option<Arc<dyn Disk>>,
+    /// The first queue's.
     image: Box<dyn BlockImage>,
-    channels: Arc<dyn EventChannels>,
-    grants: Arc<dyn GrantMapper>,
+    /// Of queues that there are not now.
+    spare_images: Vec<Box<dyn BlockImage>>,
+    platform: Platform,
+    options: BackendOptions,
     wakeups: Arc<Wakeups>,
     queue: Option<Queue>,
+    workers: Vec<Worker>,
+    /// Signalled by workers.
+    worker_news: Arc<OwnedFd>,
+    spin: Spin,
     /// The image kept requests of a former connection: their completions must not meet a new one's.
     image_failed: bool,
-    stats: Arc<Stats>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl Vbd {
     pub(crate) fn new(
         image: Box<dyn BlockImage>,
-        channels: Arc<dyn EventChannels>,
-        grants: Arc<dyn GrantMapper>,
+        disk: Option<Arc<dyn Disk>>,
+        platform: Platform,
+        options: BackendOptions,
         wakeups: Arc<Wakeups>,
-    ) -> Self {
-        Self {
+        shared: Arc<Shared>,
+    ) -> io::Result<Self> {
+        let worker_news = Arc::new(crate::worker::event()?);
+        wakeups.add(Source::Worker, worker_news.as_fd())?;
+        wakeups.add(Source::Control, shared.told())?;
+        let mut options = options.within_limits();
+        if disk.is_none() {
+            options.max_queues = 1;
+        }
+        Ok(Self {
+            disk,
             image,
-            channels,
-            grants,
+            spare_images: Vec::new(),
+            platform,
+            options,
             wakeups,
             queue: None,
+            workers: Vec::new(),
+            worker_news,
+            spin: Spin::new(options.spin),
             image_failed: false,
-            stats: Arc::default(),
-        }
+            shared,
+        })
     }
 
-    /// The disk's counters, which outlive every connection and the disk itself.
-    #[must_use]
-    pub fn stats(&self) -> &Arc<Stats> {
-        &self.stats
+    /// Requests that are with the image of one of the queues, as far as is known.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.queue
+            .as_ref()
+            .is_some_and(|queue| queue.with_image() != 0)
+            || self.workers.iter().any(|worker| !worker.is_idle())
     }
 
-    /// Whether a front end's ring is attached.
-    #[must_use]
-    pub fn is_connected(&self) -> bool {
-        self.queue.is_some()
-    }
-
-    /// Requests that the image has.
-    #[must_use]
-    pub fn in_flight(&self) -> usize {
-        self.queue.as_ref().map_or(0, Queue::in_flight)
+    pub(crate) fn channel(&self) -> Option<BorrowedFd<'_>> {
+        self.queue.as_ref().map(Queue::eventfd)
     }
 
     pub(crate) fn take_notification(&self) -> bool {
         self.queue.as_ref().is_some_and(Queue::take_notification)
     }
 
-    /// [`Queue::pass`] where a ring is attached.
-    pub(crate) fn pass(&mut self) -> Result<bool, QueueError> {
-        match &mut self.queue {
-            Some(queue) => queue.pass(&mut *self.image),
-            None => Ok(false),
+    /// Takes note of what workers have said: why one of them has stopped by itself, if one has.
+    pub(crate) fn worker_news(&self) -> Option<QueueError> {
+        let _ = rustix::io::read(&self.worker_news, &mut [0; 8]);
+        self.workers.iter().find_map(Worker::take_failure)
+    }
+
+    /// One step of the first queue: [`Lane::serve`] where the caller may look for a while, else a pass.
+    pub(crate) fn serve(&mut self, may_look: bool) -> Result<bool, QueueError> {
+        let Some(queue) = &mut self.queue else {
+            return Ok(false);
+        };
+        let mut lane = Lane {
+            queue,
+            image: &mut *self.image,
+        };
+        if may_look {
+            lane.serve(&mut self.spin)
+        } else {
+            Ok(lane.queue.pass(lane.image)? || lane.queue.arm())
         }
     }
 
-    /// [`Queue::settle`] where a ring is attached.
+    /// Lets the other queues come to rest.
+    pub(crate) fn begin_to_settle(&self) {
+        for worker in &self.workers {
+            worker.settle();
+        }
+    }
+
+    /// A step of the first queue's coming to rest.
     pub(crate) fn settle(&mut self) -> Result<(), QueueError> {
         match &mut self.queue {
             Some(queue) => queue.settle(&mut *self.image),
             None => Ok(()),
+        }
+    }
+
+    /// All queues go on after they had come to rest; with what the disk had stopped for, where it is resumed.
+    pub(crate) fn go_on(&mut self, retry: bool) {
+        if retry && let Some(queue) = &mut self.queue {
+            queue.retry(&mut *self.image);
+        }
+        for worker in &self.workers {
+            worker.go_on(retry);
         }
     }
 
@@ -144,103 +143,149 @@ impl Vbd {
 
     /// Counts a front end that broke its ring; how many there were.
     pub(crate) fn count_broken(&self) -> u64 {
-        add(&self.stats.broken, 1);
-        self.stats.snapshot().broken
+        add(&self.shared.stats.broken, 1);
+        self.shared.stats.snapshot().broken
     }
 
-    /// Reads the keys and takes over what they name. On an error everything taken so far is given back.
-    fn attach(&self, front: &OtherEnd<'_>) -> Result<Queue, ConnectError> {
+    pub(crate) fn geometry(&self) -> Geometry {
+        as_kind(self.image.geometry(), self.options.kind)
+    }
+
+    /// What is to be published of the disk as it is now.
+    pub(crate) fn properties(&self) -> Keys {
+        let disk = self.geometry();
+        let mut said = negotiate::properties(&disk, self.options.kind);
+        said.extend(negotiate::discards(&disk, self.options.discard));
+        said
+    }
+
+    /// Puts another disk in the place of the present one. All queues are at rest; those of workers go on with it at once.
+    pub(crate) fn change_disk(&mut self, disk: Arc<dyn Disk>) -> io::Result<()> {
+        if self.disk.is_none() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        // All that may fail first.
+        let image = disk.open_queue()?;
+        let mut images = Vec::new();
+        for _ in &self.workers {
+            images.push(disk.open_queue()?);
+        }
+        if let Some(queue) = &mut self.queue {
+            queue.leave_image(&mut *self.image);
+        }
+        self.wakeups
+            .change_image(self.image.completion_fd(), image.completion_fd())?;
+        self.image = image;
+        self.spare_images.clear();
+        self.disk = Some(disk);
+        for (worker, image) in std::mem::take(&mut self.workers).into_iter().zip(images) {
+            let Some(Load {
+                mut queue,
+                image: mut old,
+            }) = worker.end()
+            else {
+                continue;
+            };
+            queue.leave_image(&mut *old);
+            self.start_worker(queue, image)?;
+        }
+        for worker in &self.workers {
+            worker.settle();
+        }
+        Ok(())
+    }
+
+    fn start_worker(&mut self, queue: Queue, image: Box<dyn BlockImage>) -> io::Result<()> {
+        let back = Arc::clone(&self.worker_news);
+        let worker = Worker::start(Load { queue, image }, self.options.spin, back)?;
+        self.workers.push(worker);
+        Ok(())
+    }
+
+    /// Takes over what the front end's keys name. On an error everything taken so far is given back.
+    fn attach(&mut self, front: &OtherEnd<'_>) -> Result<(), ConnectError> {
         if self.image_failed {
             return Err(ConnectError::Image);
         }
-        if let Some(protocol) = front.get("protocol")?
-            && protocol != PROTOCOL
-        {
-            // It goes to the log; a guest does not fill that.
-            return Err(ConnectError::Protocol(protocol.chars().take(32).collect()));
-        }
-        let offered = [("ring-page-order", 0), ("multi-queue-num-queues", 1)];
-        for (key, most) in offered {
-            if let Some(wanted) = front.optional::<u32>(key)?
-                && wanted > most
-            {
-                return Err(ConnectError::NotOffered { key, wanted, most });
+        let (ends, persistent) = self.platform.take_over(front, &self.options)?;
+        for (n, ends) in ends.into_iter().enumerate() {
+            let queue = self.queue_of(ends, persistent);
+            if n == 0 {
+                self.wakeups
+                    .add(Source::Channel, queue.eventfd())
+                    .map_err(ConnectError::Host)?;
+                self.queue = Some(queue);
+                continue;
             }
+            let image = match (self.spare_images.pop(), &self.disk) {
+                (Some(image), _) => image,
+                (None, Some(disk)) => disk.open_queue().map_err(ConnectError::Host)?,
+                (None, None) => return Err(ConnectError::Image),
+            };
+            self.start_worker(queue, image)
+                .map_err(ConnectError::Host)?;
         }
-        // A front end that knows of larger rings may use their spelling for one page too.
-        let gref = match front.optional("ring-ref")? {
-            Some(gref) => GrantRef(gref),
-            None => GrantRef(front.require("ring-ref0")?),
-        };
-        let port = Port(front.require("event-channel")?);
-        let domain = front.domain();
-        let page = self
-            .grants
-            .map(domain, gref, Access::ReadWrite)
-            .map_err(|source| ConnectError::Page { gref, source })?;
-        let channel = self
-            .channels
-            .bind_interdomain(domain, port)
-            .map_err(|source| ConnectError::Channel { port, source })?;
-        let grants = Arc::clone(&self.grants);
-        let queue = Queue::attach(page, channel, grants, domain, Arc::clone(&self.stats))?;
-        self.wakeups
-            .add(Source::Channel, queue.eventfd())
-            .map_err(ConnectError::Listen)?;
-        Ok(queue)
+        Ok(())
     }
 
-    fn size_keys(&self) -> Keys {
-        let disk = self.image.geometry();
-        let info = if disk.read_only { VDISK_READONLY } else { 0 };
-        keys(&[
-            ("sectors", disk.sectors),
-            ("sector-size", 512),
-            ("physical-sector-size", disk.physical_sector_size.into()),
-            ("info", info.into()),
-        ])
+    fn queue_of(&self, ends: Ends, persistent: bool) -> Queue {
+        let grants = Arc::clone(&self.platform.grants);
+        let shared = Arc::clone(&self.shared);
+        Queue::new(ends, grants, persistent, &self.options, shared)
+    }
+}
+
+/// What a guest is told of a disk, which may be less than it is.
+fn as_kind(disk: Geometry, kind: DiskKind) -> Geometry {
+    Geometry {
+        read_only: disk.read_only || kind == DiskKind::Cdrom,
+        discard: disk.discard && kind != DiskKind::Cdrom,
+        ..disk
     }
 }
 
 impl Device for Vbd {
     fn describe(&self) -> Keys {
-        let disk = self.image.geometry();
-        let mut described = keys(&[
-            ("feature-flush-cache", 1),
-            ("feature-barrier", 0),
-            ("feature-persistent", 0),
-            ("feature-discard", disk.discard.into()),
-            ("max-ring-page-order", 0),
-        ]);
-        if disk.discard {
-            described.extend(keys(&[
-                ("discard-granularity", disk.physical_sector_size.into()),
-                ("discard-alignment", 0),
-                ("discard-secure", 0),
-            ]));
-        }
-        described
+        negotiate::offer(&self.geometry(), &self.options)
     }
 
     fn connect(&mut self, front: &OtherEnd<'_>) -> Result<Keys, DeviceError> {
         // A second connection without an end of the first would leave two (XSA-350): there is one place, and it is emptied first.
         self.disconnect();
-        self.queue = Some(self.attach(front)?);
-        add(&self.stats.connects, 1);
-        Ok(self.size_keys())
+        if let Err(error) = self.attach(front) {
+            self.disconnect();
+            return Err(error.into());
+        }
+        add(&self.shared.stats.connects, 1);
+        Ok(self.properties())
     }
 
-    /// Gives ring, channel and pages back. Where requests are in flight it **blocks** until they are over;
+    /// Gives rings, channels and pages back. Where requests are in flight it **blocks** until they are over;
     /// [`Backend`](crate::Backend) calls it only when none are.
     fn disconnect(&mut self) {
-        let Some(mut queue) = self.queue.take() else {
-            return;
-        };
-        self.wakeups.remove(queue.eventfd());
-        if let Err(error) = queue.drain(&mut *self.image) {
-            tracing::error!(%error, in_flight = queue.in_flight(), "the image does not finish");
-            self.image_failed = true;
+        for worker in std::mem::take(&mut self.workers) {
+            let Some(Load {
+                mut queue,
+                mut image,
+            }) = worker.end()
+            else {
+                continue;
+            };
+            match queue.drain(&mut *image) {
+                Ok(()) => self.spare_images.push(image),
+                // It is dropped, and with it goes what it kept.
+                Err(error) => tracing::error!(%error, "a queue's image does not finish"),
+            }
         }
+        if let Some(mut queue) = self.queue.take() {
+            self.wakeups.remove(queue.eventfd());
+            if let Err(error) = queue.drain(&mut *self.image) {
+                tracing::error!(%error, in_flight = queue.in_flight(), "the image does not finish");
+                self.image_failed = true;
+            }
+        }
+        // Whoever comes next has not seen what the disk had stopped for.
+        self.shared.start();
     }
 }
 
@@ -249,12 +294,7 @@ impl fmt::Debug for Vbd {
         f.debug_struct("Vbd")
             .field("geometry", &self.image.geometry())
             .field("queue", &self.queue)
+            .field("workers", &self.workers)
             .finish_non_exhaustive()
     }
-}
-
-fn keys(list: &[(&str, u64)]) -> Keys {
-    list.iter()
-        .map(|(key, value)| ((*key).to_owned(), value.to_string()))
-        .collect()
 }

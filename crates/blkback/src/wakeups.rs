@@ -16,6 +16,10 @@ pub(crate) struct Ready {
     pub(crate) channel: bool,
     /// Somebody asked `run` to return.
     pub(crate) stop: bool,
+    /// The embedder has said something.
+    pub(crate) control: bool,
+    /// A worker has come to rest, or has failed.
+    pub(crate) worker: bool,
 }
 
 /// One of the descriptors.
@@ -24,6 +28,8 @@ pub(crate) enum Source {
     Store = 0,
     Channel = 1,
     Stop = 2,
+    Control = 3,
+    Worker = 4,
 }
 
 /// Two epoll sets. The inner one holds what others signal, so that an image sleeps on a single descriptor that stays the
@@ -43,6 +49,12 @@ impl Wakeups {
         Ok(Self { inner, outer })
     }
 
+    /// Hears another image from now on; the old one is still open.
+    pub(crate) fn change_image(&self, old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<()> {
+        epoll::delete(&self.outer, old)?;
+        watch(&self.outer, new, 0)
+    }
+
     pub(crate) fn add(&self, source: Source, fd: BorrowedFd<'_>) -> Result<()> {
         watch(&self.inner, fd, source as u64)
     }
@@ -54,18 +66,20 @@ impl Wakeups {
         }
     }
 
-    /// Whether the outer set hears the inner one: not while xenstore has to wait for the disk.
-    pub(crate) fn listen(&self, listen: bool) -> Result<()> {
-        if listen {
-            watch(&self.outer, self.inner.as_fd(), 0)
+    /// Whether these are heard: not while what they say has to wait for the disk.
+    pub(crate) fn hear(&self, source: Source, fd: BorrowedFd<'_>, hear: bool) -> Result<()> {
+        let flags = if hear {
+            epoll::EventFlags::IN
         } else {
-            Ok(epoll::delete(&self.outer, &self.inner)?)
-        }
+            epoll::EventFlags::empty()
+        };
+        let data = epoll::EventData::new_u64(source as u64);
+        Ok(epoll::modify(&self.inner, fd, data, flags)?)
     }
 
     /// What is readable now.
     pub(crate) fn look(&self) -> Result<Ready> {
-        let mut events = Vec::with_capacity(3);
+        let mut events = Vec::with_capacity(8);
         let now = rustix::event::Timespec::default();
         match epoll::wait(&self.inner, spare_capacity(&mut events), Some(&now)) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -76,6 +90,8 @@ impl Wakeups {
             store: has(Source::Store),
             channel: has(Source::Channel),
             stop: has(Source::Stop),
+            control: has(Source::Control),
+            worker: has(Source::Worker),
         })
     }
 

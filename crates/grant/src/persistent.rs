@@ -20,6 +20,8 @@ pub struct PersistentCache {
     slots: Vec<Slot>,
     /// Most recently used, and least.
     ends: Option<(usize, usize)>,
+    /// Pages that are kept no longer, until somebody has seen them; where somebody wants to.
+    evicted: Option<Vec<Arc<Mapping>>>,
     stats: CacheStats,
 }
 
@@ -53,8 +55,22 @@ impl PersistentCache {
             by_grant: HashMap::new(),
             slots: Vec::new(),
             ends: None,
+            evicted: None,
             stats: CacheStats::default(),
         }
+    }
+
+    /// From now on, a page that is dropped for others stays mapped until [`take_evicted`](Self::take_evicted) gives it out: for those
+    /// who have told somebody else of it, such as io_uring. To be taken after each [`map`](Self::map) that was a miss: nothing bounds them
+    /// else.
+    pub fn hold_evicted(&mut self) {
+        self.evicted.get_or_insert_default();
+    }
+
+    /// The pages that were dropped for others since the last time.
+    pub fn take_evicted(&mut self) -> impl Iterator<Item = Arc<Mapping>> + use<> {
+        let evicted = self.evicted.as_mut().map(std::mem::take);
+        evicted.unwrap_or_default().into_iter()
     }
 
     /// The page of a grant: as it is kept, or mapped by `mapper` and kept from now on. It stays mapped while the caller holds it, also
@@ -138,7 +154,10 @@ impl PersistentCache {
             let Some(key) = oldest.map(|slot| slot.key) else {
                 break;
             };
-            self.take(key);
+            let gone = self.take(key);
+            if let Some(evicted) = &mut self.evicted {
+                evicted.extend(gone);
+            }
             self.stats.evictions += 1;
         }
         let at = self.slots.len();

@@ -4,10 +4,11 @@
 #![expect(unsafe_code)]
 
 use std::fmt;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use cantle_abi::SharedMemory;
-use cantle_grant::Mapping;
+use cantle_grant::{Mapping, Mappings};
 
 use crate::{BufferId, SECTOR_SIZE};
 
@@ -33,16 +34,24 @@ pub enum IoOp {
 pub enum Pages {
     /// A guest's page, unmapped when the [`Io`] lets go of it. Mapped for writing where the disk is read into it.
     Granted(Mapping),
+    /// One of a guest's pages that were mapped together, by its number among them; all are unmapped when the last is let go of.
+    Batch(Arc<Mappings>, usize),
+    /// A guest's page that stays mapped between requests.
+    Kept(Arc<Mapping>),
     /// Memory that others hold too, such as an image layer's own buffer.
     Shared(Arc<dyn SharedMemory + Send + Sync>),
 }
 
 impl Pages {
-    fn memory(&self) -> &dyn SharedMemory {
-        match self {
+    /// Where the memory is and how long. Nothing for a number that no page has, or whose page was not mapped.
+    fn memory(&self) -> Option<(NonNull<u8>, usize)> {
+        let memory: &dyn SharedMemory = match self {
             Self::Granted(mapping) => mapping,
+            Self::Batch(mappings, index) => mappings.get(*index).ok()?,
+            Self::Kept(mapping) => &**mapping,
             Self::Shared(memory) => &**memory,
-        }
+        };
+        Some((memory.as_ptr(), memory.len()))
     }
 }
 
@@ -50,36 +59,34 @@ impl fmt::Debug for Pages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self {
             Self::Granted(_) => "Granted",
+            Self::Batch(..) => "Batch",
+            Self::Kept(_) => "Kept",
             Self::Shared(_) => "Shared",
         };
-        write!(
-            f,
-            "{kind}({:p}, {})",
-            self.memory().as_ptr(),
-            self.memory().len()
-        )
+        write!(f, "{kind}({:?})", self.memory())
     }
 }
 
 /// A run of bytes in [`Pages`].
 #[derive(Debug)]
 pub struct Segment {
-    pages: Pages,
-    offset: usize,
+    /// Keeps the memory.
+    _pages: Pages,
+    start: NonNull<u8>,
     len: usize,
     buffer: Option<BufferId>,
 }
+
+// SAFETY: `start` is in the memory of `_pages`, which may go to another thread, and is reached only by copies that tear at worst.
+unsafe impl Send for Segment {}
+// SAFETY: as above.
+unsafe impl Sync for Segment {}
 
 impl Segment {
     /// The first byte. It and the [`len`](Self::len) after it are inside the pages; others may write them at any time.
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
-        // Never past the end, by the check in `Io::push`; wrapping arithmetic spares an unsafe block here.
-        self.pages
-            .memory()
-            .as_ptr()
-            .as_ptr()
-            .wrapping_add(self.offset)
+        self.start.as_ptr()
     }
 
     /// How many bytes.
@@ -161,14 +168,15 @@ impl Io {
     ///
     /// [`OutsidePages`] where they are not inside the pages, or the whole request would be longer than an address can say.
     pub fn push(&mut self, pages: Pages, offset: usize, len: usize) -> Result<(), OutsidePages> {
-        let inside = offset
-            .checked_add(len)
-            .is_some_and(|end| end <= pages.memory().len());
+        let outside = OutsidePages { offset, len };
+        let (start, size) = pages.memory().ok_or(outside)?;
+        let inside = offset.checked_add(len).is_some_and(|end| end <= size);
         let bytes = self.bytes.checked_add(len).filter(|_| inside);
-        self.bytes = bytes.ok_or(OutsidePages { offset, len })?;
+        self.bytes = bytes.ok_or(outside)?;
         self.segments.push(Segment {
-            pages,
-            offset,
+            // SAFETY: the offset is within the memory, as was just seen.
+            start: unsafe { start.add(offset) },
+            _pages: pages,
             len,
             buffer: None,
         });

@@ -1,8 +1,10 @@
 use super::*;
 
-use cantle_abi::io::blkif::{BLKIF_OP_INDIRECT, BLKIF_OP_WRITE_BARRIER};
+use cantle_abi::io::blkif::{
+    BLKIF_RSP_EOPNOTSUPP, BLKIF_RSP_ERROR, BlkifRequestDiscard, BlkifRequestIndirect,
+};
 use proptest::prelude::*;
-use zerocopy::FromZeros;
+use zerocopy::{FromZeros, IntoBytes};
 
 const DISK: Geometry = Geometry {
     sectors: 1000,
@@ -35,15 +37,31 @@ fn good() -> BlkifRequest {
     slot
 }
 
+const ALL: Offered = Offered {
+    barrier: false,
+    discard: true,
+    indirect_segments: 0,
+};
+
+fn parse(slot: &BlkifRequest, disk: &Geometry) -> Result<Request, RequestError> {
+    assert_eq!(
+        Indirect::parse(slot, &ALL).is_ok_and(|i| i.is_some()),
+        false
+    );
+    let mut request = Request::default();
+    request.parse(slot, None, disk, &ALL)?;
+    Ok(request)
+}
+
 fn broken(break_it: impl FnOnce(&mut BlkifRequest)) -> RequestError {
     let mut slot = good();
     break_it(&mut slot);
-    Request::parse(&slot, &DISK).unwrap_err()
+    parse(&slot, &DISK).unwrap_err()
 }
 
 #[test]
 fn good_request_is_what_it_says() {
-    let request = Request::parse(&good(), &DISK).unwrap();
+    let request = parse(&good(), &DISK).unwrap();
     assert_eq!(request.id, 0x1122_3344_5566_7788);
     assert_eq!((request.command, request.sector), (Command::Write, 990));
     let parts = [(5, 0, 4096), (6, 1536, 1024)].map(|(gref, offset, len)| PagePart {
@@ -63,7 +81,7 @@ fn each_broken_field_is_refused() {
     }
     for count in [0, 12, 255] {
         let error = broken(|r| r.nr_segments = count);
-        assert_eq!(error, RequestError::SegmentCount(count));
+        assert_eq!(error, RequestError::SegmentCount(count.into()));
         assert_eq!(status(Err(error)), BLKIF_RSP_ERROR);
     }
     for (first, last) in [(5, 4), (0, 8), (8, 8), (255, 255), (7, 0)] {
@@ -80,7 +98,7 @@ fn each_broken_field_is_refused() {
 fn segments_that_do_not_count_are_not_looked_at() {
     let mut slot = good();
     slot.seg[2] = segment(0, 9, 1);
-    assert_eq!(Request::parse(&slot, &DISK).unwrap().parts().len(), 2);
+    assert_eq!(parse(&slot, &DISK).unwrap().parts().len(), 2);
 }
 
 #[test]
@@ -93,7 +111,7 @@ fn read_only_disk_refuses_what_would_change_it() {
         let mut slot = good();
         slot.operation = operation;
         slot.nr_segments = segments;
-        Request::parse(&slot, &disk).map(|request| request.command)
+        parse(&slot, &disk).map(|request| request.command)
     };
     assert_eq!(parse(BLKIF_OP_WRITE, 2), Err(RequestError::ReadOnly));
     assert_eq!(
@@ -110,25 +128,26 @@ fn a_flush_alone_has_no_place() {
     slot.operation = BLKIF_OP_FLUSH_DISKCACHE;
     slot.nr_segments = 0;
     slot.sector_number = u64::MAX;
-    let request = Request::parse(&slot, &DISK).unwrap();
+    let request = parse(&slot, &DISK).unwrap();
     assert_eq!((request.command, request.sector), (Command::Flush, 0));
 }
 
 #[test]
 fn discard_has_its_own_layout_and_limits() {
     let parse = |sector_number, nr_sectors, flag, disk: &Geometry| {
-        let mut slot = BlkifRequest::new_zeroed();
         let mut discard = BlkifRequestDiscard::new_zeroed();
         discard.operation = BLKIF_OP_DISCARD;
         discard.flag = flag;
         discard.sector_number = sector_number;
         discard.nr_sectors = nr_sectors;
-        let bytes = discard.as_bytes();
-        slot.as_mut_bytes()[..bytes.len()].copy_from_slice(bytes);
-        Request::parse(&slot, disk)
+        parse(&discard.into(), disk)
     };
     let request = parse(10, 990, 0, &DISK).unwrap();
-    assert_eq!(request.command, Command::Discard { sectors: 990 });
+    let command = |secure| Command::Discard {
+        sectors: 990,
+        secure,
+    };
+    assert_eq!(request.command, command(false));
     assert_eq!(request.sector, 10);
     let operation = BLKIF_OP_DISCARD;
     let unsupported = Err(RequestError::Unsupported { operation });
@@ -142,6 +161,113 @@ fn discard_has_its_own_layout_and_limits() {
         ..DISK
     };
     assert_eq!(parse(10, 1, 0, &fixed), unsupported);
+    let safe = Geometry {
+        secure_discard: true,
+        ..DISK
+    };
+    let request = parse(10, 990, BLKIF_DISCARD_SECURE, &safe).unwrap();
+    assert_eq!(request.command, command(true));
+}
+
+#[test]
+fn what_was_not_offered_is_not_there() {
+    let everything = Offered {
+        barrier: true,
+        discard: false,
+        indirect_segments: 256,
+    };
+    let parse = |operation| {
+        let slot = BlkifRequest {
+            operation,
+            ..good()
+        };
+        let mut request = Request::default();
+        request
+            .parse(&slot, None, &DISK, &everything)
+            .map(|()| request.command)
+    };
+    assert_eq!(parse(BLKIF_OP_WRITE_BARRIER), Ok(Command::Barrier));
+    let operation = BLKIF_OP_DISCARD;
+    assert_eq!(
+        parse(operation),
+        Err(RequestError::Unsupported { operation })
+    );
+}
+
+fn indirect(op: u8, segments: u16) -> BlkifRequest {
+    let mut request = BlkifRequestIndirect::new_zeroed();
+    request.operation = BLKIF_OP_INDIRECT;
+    request.indirect_op = op;
+    request.nr_segments = segments;
+    request.sector_number = 8;
+    request.indirect_grefs[0] = GrantRef(77);
+    request.into()
+}
+
+#[test]
+fn an_indirect_request_has_as_many_segments_as_were_offered() {
+    let offered = Offered {
+        indirect_segments: 32,
+        ..ALL
+    };
+    for wrong in [0, 33, 256, u16::MAX] {
+        assert_eq!(
+            Indirect::parse(&indirect(BLKIF_OP_READ, wrong), &offered),
+            Err(RequestError::SegmentCount(wrong))
+        );
+    }
+    let slot = indirect(BLKIF_OP_READ, 32);
+    let page = GrantRef(77);
+    let right = Indirect { page, segments: 32 };
+    assert_eq!(Indirect::parse(&slot, &offered), Ok(Some(right)));
+    let segments = [segment(1, 0, 7); 32];
+    let mut request = Request::default();
+    request
+        .parse(&slot, Some(&segments), &DISK, &offered)
+        .unwrap();
+    assert_eq!((request.command, request.sector), (Command::Read, 8));
+    assert_eq!(request.parts().len(), 32);
+    for operation in [
+        BLKIF_OP_FLUSH_DISKCACHE,
+        BLKIF_OP_INDIRECT,
+        BLKIF_OP_DISCARD,
+    ] {
+        let slot = indirect(operation, 32);
+        assert_eq!(
+            request.parse(&slot, Some(&segments), &DISK, &offered),
+            Err(RequestError::Unsupported { operation })
+        );
+    }
+}
+
+#[test]
+fn large_sectors_are_whole() {
+    let disk = Geometry {
+        sector_size: 4096,
+        physical_sector_size: 4096,
+        ..DISK
+    };
+    let ask = |sector_number, first, last| {
+        let mut slot = good();
+        slot.nr_segments = 1;
+        slot.sector_number = sector_number;
+        slot.seg[0] = segment(5, first, last);
+        parse(&slot, &disk).map(|request| request.sector)
+    };
+    assert_eq!(ask(16, 0, 7), Ok(16));
+    assert_eq!(
+        ask(17, 0, 7),
+        Err(RequestError::Misaligned {
+            sector: 17,
+            count: 8
+        })
+    );
+    for (first, last) in [(0, 0), (1, 7), (0, 6)] {
+        assert_eq!(
+            ask(16, first, last),
+            Err(RequestError::Segment { first, last })
+        );
+    }
 }
 
 proptest! {
@@ -159,14 +285,14 @@ proptest! {
             segment.first_sect %= 9;
             segment.last_sect %= 9;
         }
-        if let Ok(request) = Request::parse(&slot, &DISK) {
+        if let Ok(request) = parse(&slot, &DISK) {
             let mut sectors = 0;
             for part in request.parts() {
                 prop_assert!(part.len > 0 && part.offset + part.len <= 4096);
                 prop_assert!(part.len % 512 == 0 && part.offset % 512 == 0);
                 sectors += u64::from(part.len) / 512;
             }
-            if let Command::Discard { sectors: count } = request.command {
+            if let Command::Discard { sectors: count, .. } = request.command {
                 sectors = count;
             }
             prop_assert!(request.sector + sectors <= DISK.sectors);

@@ -136,6 +136,19 @@ impl<D: Device> Backend<D> {
         self.process()
     }
 
+    /// Writes keys again that were published with `Connected`, with the state, so that a front end looks at them: a disk that has
+    /// become larger says so by this. Nothing where no front end is connected; the next one sees what `connect` returns.
+    ///
+    /// # Errors
+    ///
+    /// What the store answered.
+    pub fn republish(&mut self, keys: &Keys) -> Result<(), Error> {
+        if self.machine.state() == XenbusState::CONNECTED {
+            self.nodes.publish(XenbusState::CONNECTED, keys)?;
+        }
+        Ok(())
+    }
+
     /// Whether the device is gone: [`process`](Self::process) has nothing more to do. A new one may be, where the toolstack had
     /// begun to take the device away.
     #[must_use]

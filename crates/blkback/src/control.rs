@@ -1,0 +1,149 @@
+//! What an embedder may say to a disk that is being served, from any thread.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::image::{Disk, ImageError};
+use crate::options::OnError;
+use crate::stats::{Stats, add};
+
+/// What was said and not done yet.
+pub(crate) enum Order {
+    /// Try again what the disk stopped for.
+    Resume,
+    /// The medium has another size, or is another: `None` for none.
+    Medium(Option<Arc<dyn Disk>>),
+    /// The medium that is there may have become larger.
+    Resized,
+}
+
+/// What the queues of a disk, its backend and its [`DiskControl`]s have in common.
+pub(crate) struct Shared {
+    pub(crate) stats: Arc<Stats>,
+    on_error: OnError,
+    stopped: AtomicBool,
+    orders: Mutex<VecDeque<Order>>,
+    /// For the backend: something was said.
+    told: OwnedFd,
+    /// For the embedder: the disk has stopped.
+    stopped_event: OwnedFd,
+}
+
+impl Shared {
+    pub(crate) fn new(on_error: OnError) -> io::Result<Self> {
+        let event = || eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
+        Ok(Self {
+            stats: Arc::default(),
+            on_error,
+            stopped: AtomicBool::new(false),
+            orders: Mutex::default(),
+            told: event()?,
+            stopped_event: event()?,
+        })
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        // Acquire: with `stops`, so that who sees a disk stopped sees what for.
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Whether the disk stops for this error; it is stopped then.
+    pub(crate) fn stops(&self, error: &ImageError) -> bool {
+        if !self.on_error.stops(error) {
+            return false;
+        }
+        if !self.stopped.swap(true, Ordering::AcqRel) {
+            add(&self.stats.stops, 1);
+            tracing::error!(%error, "the disk has stopped; it waits to be resumed");
+            signal(&self.stopped_event);
+        }
+        true
+    }
+
+    /// The disk goes on.
+    pub(crate) fn start(&self) {
+        self.stopped.store(false, Ordering::Release);
+        let _ = rustix::io::read(&self.stopped_event, &mut [0; 8]);
+    }
+
+    /// Readable when something was said.
+    pub(crate) fn told(&self) -> BorrowedFd<'_> {
+        self.told.as_fd()
+    }
+
+    /// What was said, in its order.
+    pub(crate) fn take_orders(&self) -> VecDeque<Order> {
+        let _ = rustix::io::read(&self.told, &mut [0; 8]);
+        std::mem::take(&mut self.orders.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn say(&self, order: Order) {
+        self.orders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(order);
+        signal(&self.told);
+    }
+}
+
+/// A counter that is not full takes one more; a full one is readable anyhow.
+fn signal(event: &OwnedFd) {
+    let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("on_error", &self.on_error)
+            .field("stopped", &self.is_stopped())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Changes a disk while it is served. From [`Backend::control`](crate::Backend::control), for any thread; what is said is done by the
+/// disk's own, when nothing is in flight.
+#[derive(Clone, Debug)]
+pub struct DiskControl {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl DiskControl {
+    /// Whether the disk has stopped for an error ([`OnError::Stop`]) and waits.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.shared.is_stopped()
+    }
+
+    /// Readable while the disk is stopped. Not to be read.
+    #[must_use]
+    pub fn stopped_event(&self) -> BorrowedFd<'_> {
+        self.shared.stopped_event.as_fd()
+    }
+
+    /// Tries again what the disk stopped for, and goes on. Nothing for a disk that has not stopped.
+    pub fn resume(&self) {
+        self.shared.say(Order::Resume);
+    }
+
+    /// The medium has become larger, and [`Disk::geometry`] says so already: the front end is told.
+    pub fn resized(&self) {
+        self.shared.say(Order::Resized);
+    }
+
+    /// Puts a medium in, in the place of what is there: a CD, or a disk that has moved. The front end is told of its size and nature. Only
+    /// for a backend that was made [of a disk](crate::Backend::with_disk).
+    pub fn insert(&self, medium: Arc<dyn Disk>) {
+        self.shared.say(Order::Medium(Some(medium)));
+    }
+
+    /// Takes the medium out: a disk of no sectors is left.
+    pub fn eject(&self) {
+        self.shared.say(Order::Medium(None));
+    }
+}
