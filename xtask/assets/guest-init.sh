@@ -2,6 +2,7 @@
 # A guest's init. Kernel parameters choose what it does:
 #   demo.host=IP demo.ip=IP demo.mib=N [demo.channels=N] [demo.transactions=N]
 #                                        works its disk (xvda, ext4) and its network interface (eth0), as the demo wants
+#   storage=STEP,…                       what guest-storage.sh says, which comes with it
 #   shell                                a shell on the console
 #   (neither)                            says what it found
 # Then it switches itself off. Lines that a program may want to read begin with "guest: ".
@@ -213,7 +214,7 @@ while read -r module; do
     insmod "/modules/$module.ko" || say "cannot load $module"
 done < /modules/order
 
-host= ip= mib=64 ports=0 transactions=0 shell=
+host= ip= mib=64 ports=0 transactions=0 storage= shell=
 for word in $(cat /proc/cmdline); do
     case $word in
     demo.host=*) host=${word#*=} ;;
@@ -221,6 +222,7 @@ for word in $(cat /proc/cmdline); do
     demo.mib=*) mib=${word#*=} ;;
     demo.channels=*) ports=${word#*=} ;;
     demo.transactions=*) transactions=${word#*=} ;;
+    storage=*) storage=${word#*=} ;;
     shell) shell=yes ;;
     esac
 done
@@ -235,6 +237,9 @@ if [ -n "$host" ]; then
     grep -E 'CPU0|xen' /proc/interrupts
     cd /
     umount /mnt || fail "cannot unmount xvda at the end"
+    say "done"
+elif [ -n "$storage" ]; then
+    . /bin/guest-storage.sh
     say "done"
 elif [ -n "$shell" ]; then
     setsid sh -c 'exec sh < /dev/hvc0 > /dev/hvc0 2>&1'

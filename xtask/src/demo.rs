@@ -3,6 +3,7 @@
 mod disk;
 mod place;
 mod report;
+mod storage;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -14,13 +15,14 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::images::{self, Debian, Guest};
+use crate::images::{self, Debian, Guest, Tools};
 use crate::interrupt::Scratch;
 use crate::lab::LabLost;
 use crate::{guests, lab, machine, programs, workspace};
 use disk::Disk;
 use place::Place;
 use report::{GuestLost, Report};
+use storage::Format;
 
 /// MiB that go through the disk and, each way, through the network.
 const TRAFFIC_MIB: u32 = 64;
@@ -29,6 +31,9 @@ const TRAFFIC_MIB: u32 = 64;
 const TAP: &str = "cantle-demo";
 const HOST_IP: &str = "10.213.77.1";
 const GUEST_IP: &str = "10.213.77.2";
+
+/// How the disks of the storage demo are opened unless told otherwise.
+const DISK_OPTIONS: &str = "queues=4";
 
 /// The guest's vCPUs, and the seconds it may take, unless told otherwise.
 const VCPUS: u32 = 2;
@@ -62,6 +67,20 @@ pub(crate) struct DemoArgs {
     /// transactions over its ring (10000 unless told otherwise).
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "10000")]
     xenstore: Option<u32>,
+    /// Instead of all that: works disks of these image formats (all four unless told otherwise), and has writes to them cut short.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT,…",
+        num_args = 0..,
+        value_delimiter = ',',
+        default_missing_values = ["raw", "vhd", "qcow2", "vmdk"],
+        conflicts_with_all = ["channels", "xenstore", "vcpus"]
+    )]
+    storage: Option<Vec<Format>>,
+    /// With what `cantle` opens those disks, as "cache=none,queues=2".
+    #[arg(long, value_name = "OPTIONS", default_value = DISK_OPTIONS, requires = "storage")]
+    disk_options: String,
     /// Gives a guest up after this many seconds.
     #[arg(long, default_value_t = TIMEOUT, value_name = "SECONDS")]
     timeout: u64,
@@ -81,6 +100,8 @@ impl Default for DemoArgs {
             cmdline: String::new(),
             channels: None,
             xenstore: None,
+            storage: None,
+            disk_options: DISK_OPTIONS.to_owned(),
             timeout: TIMEOUT,
             no_build: false,
         }
@@ -243,7 +264,7 @@ fn chosen_host(args: &DemoArgs) -> Result<Host> {
     if let Some(host) = args.host {
         return Ok(host);
     }
-    if !place::has_virtualisation() {
+    if args.storage.is_some() || !place::has_virtualisation() {
         return Ok(Host::Debian12);
     }
     if !args.no_build {
@@ -258,6 +279,10 @@ fn chosen_host(args: &DemoArgs) -> Result<Host> {
 
 /// Runs the guests one after another on one host.
 fn on(host: Host, guests: &[Guest], args: &DemoArgs) -> Result<Vec<Result<String>>> {
+    if let Some(formats) = &args.storage {
+        let each = |guest: &Guest| storage::on(host, *guest, args, formats);
+        return Ok(guests.iter().map(each).collect());
+    }
     say(&format!("host {}: getting ready", host.name()));
     machine::for_demo()?;
     let scratch = Scratch::new("demo")?;
@@ -272,7 +297,7 @@ fn on(host: Host, guests: &[Guest], args: &DemoArgs) -> Result<Vec<Result<String
     if args.xenstore.is_some() {
         // Before the lab is up: it sees what is there when it begins.
         for guest in guests {
-            images::xenstore_tools(*guest)?;
+            images::tools(*guest, Tools::Xenstore)?;
         }
     }
     let mut place = if host == Host::Native {
@@ -387,7 +412,7 @@ fn script(place: &Place, guest: Guest, disk: PathBuf, args: &DemoArgs) -> Result
         fs::read_to_string(&asset).with_context(|| format!("cannot read {}", asset.display()))?;
     let image = place.guest(images::guest(guest)?, guest);
     let tools = match args.xenstore {
-        Some(_) => place.beside(&images::xenstore_tools(guest)?, &image),
+        Some(_) => place.beside(&images::tools(guest, Tools::Xenstore)?, &image),
         None => PathBuf::new(),
     };
     let programs: Vec<String> = programs_for_guests(args)

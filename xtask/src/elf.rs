@@ -1,4 +1,4 @@
-//! Just enough ELF to read a kernel module's `.modinfo`.
+//! Just enough ELF to read a kernel module's `.modinfo`, and which libraries a program needs.
 
 use anyhow::{Result, bail, ensure};
 
@@ -24,6 +24,24 @@ pub(crate) fn section<'a>(file: &'a [u8], name: &str) -> Result<&'a [u8]> {
         }
     }
     Ok(&[])
+}
+
+/// The tag of an entry in `.dynamic` that names a library.
+const DT_NEEDED: usize = 1;
+
+/// The libraries that a program or library is linked with, by the names that the loader looks for.
+pub(crate) fn needed(file: &[u8]) -> Result<Vec<String>> {
+    let names = section(file, ".dynstr")?;
+    let mut needed = Vec::new();
+    for entry in section(file, ".dynamic")?.chunks_exact(16) {
+        if number::<8>(entry, 0)? == DT_NEEDED {
+            let at = number::<8>(entry, 8)?;
+            let rest = slice(names, at, names.len().saturating_sub(at))?;
+            let name = rest.split(|b| *b == 0).next().unwrap_or_default();
+            needed.push(String::from_utf8_lossy(name).into_owned());
+        }
+    }
+    Ok(needed)
 }
 
 /// Offset and length of the section whose header is at `header`.

@@ -11,9 +11,10 @@ use crate::{process, programs, workspace};
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
 
 /// The packages and what each is built for.
-const PACKAGES: [(&str, &str); 3] = [
+const PACKAGES: [(&str, &str); 4] = [
     ("probe", TARGET),
     ("channels", programs::TARGET),
+    ("durable", programs::TARGET),
     ("transactions", programs::TARGET),
 ];
 

@@ -14,6 +14,8 @@ use crate::workspace;
 
 mod tools;
 
+pub(crate) use tools::Tools;
+
 /// The kernels of one Debian release: the cloud flavour for guests, the full one for hosts (and as a guest).
 const KERNEL_SETS: [Set; 2] = [
     Set {
@@ -25,20 +27,6 @@ const KERNEL_SETS: [Set; 2] = [
         name: "kernels-debian13",
         release: Release::Trixie,
         content: Content::BehindMeta(&["linux-image-amd64", "linux-image-cloud-amd64"]),
-    },
-];
-
-/// Each release's own xenstore tools, with the libraries that they run on.
-const TOOL_SETS: [Set; 2] = [
-    Set {
-        name: "xenstore-tools-debian12",
-        release: Release::Bookworm,
-        content: Content::Packages(&tools::PACKAGES),
-    },
-    Set {
-        name: "xenstore-tools-debian13",
-        release: Release::Trixie,
-        content: Content::Packages(&tools::PACKAGES),
     },
 ];
 
@@ -91,14 +79,6 @@ impl Debian {
         match self {
             Self::Debian12 => "debian12",
             Self::Debian13 => "debian13",
-        }
-    }
-
-    fn tools(self) -> &'static Set {
-        let [twelve, thirteen] = &TOOL_SETS;
-        match self {
-            Self::Debian12 => twelve,
-            Self::Debian13 => thirteen,
         }
     }
 
@@ -194,23 +174,28 @@ pub(crate) fn guest(guest: Guest) -> Result<Image> {
     build(debian, flavour, &GUEST_MODULES, Some(&init), &folder)
 }
 
-/// The archive with a guest's xenstore tools, to be appended to its initial file system; beside that one.
-pub(crate) fn xenstore_tools(guest: Guest) -> Result<PathBuf> {
+/// The archive with some of a guest's own release's tools, to be appended to its initial file system; beside that one.
+pub(crate) fn tools(guest: Guest, tools: Tools) -> Result<PathBuf> {
     let (debian, _) = guest.parts();
     let folder = workspace::lab("guests")?.join(guest.name());
-    let archive = folder.join("xenstore-tools.cpio");
+    let archive = folder.join(format!("{}.cpio", tools.name()));
     if archive.exists() {
         return Ok(archive);
     }
-    let root = packages::unpacked(debian.tools())?;
+    let root = tools.unpacked(debian)?;
     workspace::make(&folder)?;
-    let fresh = folder.join("xenstore-tools.cpio.new");
+    let fresh = archive.with_extension("new");
     let out = BufWriter::new(
         File::create(&fresh).with_context(|| format!("cannot write {}", fresh.display()))?,
     );
-    tools::pack(&root, out)?;
+    tools.pack(&root, out)?;
     fs::rename(&fresh, &archive)?;
     Ok(archive)
+}
+
+/// The release that a guest is of.
+pub(crate) fn release(guest: Guest) -> Debian {
+    guest.parts().0
 }
 
 /// Writes the archive that is appended to a host's: its init script and the programs, in `/usr/local/bin`.

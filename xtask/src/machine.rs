@@ -20,6 +20,9 @@ const FOR_PROGRAMS: &[Need] = &[
 /// To make and check the demo's disk.
 const FOR_DEMO: &[Need] = &[("e2fsprogs", Shown::File("/usr/sbin/mkfs.ext4"))];
 
+/// To make and check images of disks.
+const FOR_STORAGE: &[Need] = &[("qemu-utils", Shown::File("/usr/bin/qemu-img"))];
+
 /// For tests: the C headers that layouts are compared with, taps, the fuzzer's runtime, others' clients of xenstore.
 const FOR_TESTS: &[Need] = &[
     ("libxen-dev", Shown::File("/usr/include/xen/xen.h")),
@@ -63,9 +66,15 @@ pub(crate) fn for_demo() -> Result<()> {
     toolchain()
 }
 
+/// Makes the machine able to run the storage demo.
+pub(crate) fn for_storage() -> Result<()> {
+    packages(&[FOR_PROGRAMS, FOR_DEMO, FOR_STORAGE])?;
+    toolchain()
+}
+
 /// Makes the machine able to run everything.
 pub(crate) fn for_tests() -> Result<()> {
-    packages(&[FOR_PROGRAMS, FOR_DEMO, FOR_TESTS])?;
+    packages(&[FOR_PROGRAMS, FOR_DEMO, FOR_STORAGE, FOR_TESTS])?;
     toolchain()
 }
 

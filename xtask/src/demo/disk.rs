@@ -31,6 +31,11 @@ impl Disk {
         Ok(Self { image })
     }
 
+    /// An image that has been made and written elsewhere.
+    pub(super) fn at(image: PathBuf) -> Self {
+        Self { image }
+    }
+
     /// The image's path.
     pub(super) fn image(&self) -> &Path {
         &self.image
@@ -61,7 +66,7 @@ impl Disk {
 }
 
 /// One of e2fsprogs' programs; they may stand where only root's `PATH` leads.
-fn e2fs(program: &str) -> Result<Command> {
+pub(super) fn e2fs(program: &str) -> Result<Command> {
     if process::exists(program) {
         return Ok(Command::new(program));
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 /// The exit code of a `cantle` whose guest crashed.
-const CRASHED: u8 = 3;
+pub(super) const CRASHED: u8 = 3;
 
 /// The guest is gone without a word of its own.
 #[derive(Debug)]
