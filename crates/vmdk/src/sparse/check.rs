@@ -15,6 +15,7 @@ use crate::punch::punch;
 impl<S: Storage> Sparse<S> {
     /// Looks at every table. One bit of memory for each grain that the file has room for, up to 64 MiB.
     pub(crate) fn check(&self) -> Result<Report> {
+        let _no_flush = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state();
         self.scan(&state, false).map(|(report, _)| report)
     }

@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use cantle_image::Storage;
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::OFlags;
 
+use crate::lock::Lock;
 use crate::open::{Found, check_name, find};
 use crate::part::{Kind, Part};
 use crate::{Descriptor, OpenError, Options, Parent, Report};
@@ -40,6 +41,7 @@ pub struct Vmdk<S: Storage + Clone = Arc<File>> {
     /// A flush has failed: it cannot be said to be whole.
     failed: AtomicBool,
     repaired: Option<Report>,
+    _lock: Option<Lock>,
 }
 
 impl Vmdk {
@@ -57,11 +59,10 @@ impl Vmdk {
             move |source| OpenError::Open { path, source }
         };
         let head = open_file(path, options, true).map_err(failed(path))?;
-        if !options.read_only {
-            flock(&head, FlockOperation::NonBlockingLockExclusive)
-                .map_err(io::Error::from)
-                .map_err(failed(path))?;
-        }
+        let lock = (!options.read_only)
+            .then(|| Lock::take(&head))
+            .transpose()
+            .map_err(failed(path))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let own = path.file_name().and_then(|name| name.to_str());
         let open = |name: &str| {
@@ -69,7 +70,7 @@ impl Vmdk {
             let path = folder.join(name);
             open_file(&path, options, false).map_err(failed(&path))
         };
-        Self::assemble(head, open, options)
+        Self::assemble(head, open, options, lock)
     }
 }
 
@@ -92,13 +93,14 @@ impl<S: Storage + Clone> Vmdk<S> {
                 source,
             })
         };
-        Self::assemble(head, open, options)
+        Self::assemble(head, open, options, None)
     }
 
     fn assemble(
         head: S,
         open: impl FnMut(&str) -> std::result::Result<S, OpenError>,
         options: &Options,
+        lock: Option<Lock>,
     ) -> std::result::Result<Self, OpenError> {
         let Found {
             descriptor,
@@ -122,6 +124,7 @@ impl<S: Storage + Clone> Vmdk<S> {
             marking: Mutex::new(()),
             failed: AtomicBool::new(false),
             repaired,
+            _lock: lock,
         })
     }
 
@@ -153,7 +156,7 @@ impl<S: Storage + Clone> Vmdk<S> {
     }
 
     /// Checks the tables against the file, each other and themselves. Reads all of them, and uses up to 64 MiB of memory for an extent; requests
-    /// wait meanwhile. An image that is open for writing is flushed first.
+    /// wait meanwhile. An image that is open for writing is flushed first; grains that are new since then show as leaked.
     ///
     /// # Errors
     ///
