@@ -4,6 +4,17 @@
 //! and in turns, so that a busy machine slows both. `benches/README.md` says what each row and each limit is.
 
 mod area;
+mod cpu_clock;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the rows that use it are not there yet")
+)]
+mod disk_op;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the rows that use it are not there yet")
+)]
+mod fio;
 mod grant_backend;
 mod guest_page;
 mod measure;
@@ -12,6 +23,11 @@ mod raw_disk;
 mod raw_kvm;
 mod report;
 mod rounds;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the rows that use it are not there yet")
+)]
+mod vhost_user;
 
 use std::path::PathBuf;
 
