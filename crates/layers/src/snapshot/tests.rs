@@ -1,0 +1,164 @@
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cantle_image::test_utils::CrashFile;
+use proptest::prelude::*;
+
+use super::*;
+use crate::test_utils::{EagerDisk, SparseFormat, contents};
+
+const GRANULE: u64 = 8192;
+const SIZE: u64 = 64 * 4096;
+
+fn disk() -> Arc<EagerDisk> {
+    let file: Arc<File> = Arc::new(tempfile::tempfile().unwrap());
+    EagerDisk::new(SparseFormat::new(file, SIZE).unwrap())
+}
+
+fn snapshot(disk: &Arc<EagerDisk>) -> SnapshotView {
+    let store = anonymous_store(&std::env::temp_dir()).unwrap();
+    Snapshot::start(disk.clone(), store, Granularity::new(GRANULE).unwrap()).unwrap()
+}
+
+fn blocks() -> impl Strategy<Value = Vec<(u64, u8, bool)>> {
+    prop::collection::vec((0_u64..64, 1_u8.., prop::bool::weighted(0.1)), 0..40)
+}
+
+fn apply(disk: &EagerDisk, acts: &[(u64, u8, bool)]) {
+    for (block, byte, discard) in acts {
+        if *discard {
+            disk.discard(block / 4 * 16384, 16384).unwrap();
+        } else {
+            disk.write(block * 4096, &[*byte; 4096]).unwrap();
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn each_view_is_the_disk_at_its_instant(before in blocks(), between in blocks(), after in blocks(), first_ends_first: bool) {
+        let disk = disk();
+        apply(&disk, &before);
+        let (then, one) = (disk.contents().unwrap(), snapshot(&disk));
+        apply(&disk, &between);
+        let (later, two) = (disk.contents().unwrap(), snapshot(&disk));
+        apply(&disk, &after);
+        prop_assert!(contents(&one).unwrap() == then);
+        prop_assert!(contents(&two).unwrap() == later);
+        let now = disk.contents().unwrap();
+        if first_ends_first {
+            drop(one);
+            prop_assert!(contents(&two).unwrap() == later);
+        } else {
+            drop(two);
+            prop_assert!(contents(&one).unwrap() == then);
+        }
+        prop_assert!(disk.contents().unwrap() == now);
+    }
+}
+
+#[test]
+fn the_view_says_where_its_bytes_are_and_refuses_writes() {
+    let disk = disk();
+    disk.write(0, &[1; 16384]).unwrap();
+    let view = snapshot(&disk);
+    disk.write(8192, &[2; 4096]).unwrap();
+    assert_eq!(view.copied(), 8192);
+    assert_eq!(
+        view.map(0, SIZE).unwrap(),
+        Mapped {
+            extent: Extent::Other,
+            len: 8192
+        }
+    );
+    let data = Extent::Data {
+        file: 0,
+        offset: 8192,
+        writable: false,
+    };
+    assert_eq!(
+        view.map(8192, SIZE).unwrap(),
+        Mapped {
+            extent: data,
+            len: 8192
+        }
+    );
+    assert!(view.geometry().read_only);
+    assert_eq!(
+        view.write(0, &[0; 512]).unwrap_err().kind(),
+        ErrorKind::ReadOnlyFilesystem
+    );
+}
+
+#[test]
+fn when_the_view_is_gone_the_disk_is_as_before() {
+    let disk = disk();
+    let before = disk.format();
+    drop(snapshot(&disk));
+    assert!(Arc::ptr_eq(&before, &disk.format()));
+}
+
+#[test]
+fn a_full_store_breaks_the_snapshot_and_not_the_disk() {
+    let disk = disk();
+    disk.write(0, &[1; 65536]).unwrap();
+    let store = CrashFile::new(&[]).unwrap();
+    store.set_budget(Some(1));
+    let granularity = Granularity::new(GRANULE).unwrap();
+    let view = Snapshot::start(disk.clone(), Box::new(Arc::clone(&store)), granularity).unwrap();
+    disk.write(0, &[2; 4096]).unwrap();
+    let mut byte = [0; 512];
+    view.read(16384, &mut byte).unwrap();
+    disk.write(8192, &[2; 4096]).unwrap();
+    assert!(view.is_broken());
+    view.read(16384, &mut byte).unwrap_err();
+    // What was copied is still what was there.
+    view.read(0, &mut byte).unwrap();
+    assert_eq!(byte, [1; 512]);
+    disk.write(16384, &[3; 4096]).unwrap();
+    disk.read(16384, &mut byte).unwrap();
+    assert_eq!(byte, [3; 512]);
+}
+
+#[test]
+fn writers_and_readers_at_the_same_time() {
+    for seed in 0..8_u64 {
+        let disk = disk();
+        disk.write(0, &vec![0xee; usize::try_from(SIZE).unwrap()])
+            .unwrap();
+        let go = Arc::new(AtomicBool::new(true));
+        let writers: Vec<_> = (0..3_u64)
+            .map(|writer| {
+                let (disk, go) = (Arc::clone(&disk), Arc::clone(&go));
+                std::thread::spawn(move || {
+                    let mut at = seed * 7 + writer;
+                    while go.load(Ordering::Relaxed) {
+                        at = at
+                            .wrapping_mul(6_364_136_223_846_793_005)
+                            .wrapping_add(1_442_695_040_888_963_407);
+                        let byte = at.to_le_bytes()[3];
+                        disk.write(((at >> 33) % 64) * 4096, &[byte; 4096]).unwrap();
+                    }
+                })
+            })
+            .collect();
+        let mut first = None;
+        // The instant itself is seen by the store's first user: so it is taken from the first full read.
+        let view = snapshot(&disk);
+        for _ in 0..20 {
+            let now = contents(&view).unwrap();
+            let first = first.get_or_insert_with(|| now.clone());
+            assert!(*first == now, "the view changes");
+        }
+        // No block is torn between two writes.
+        for block in first.unwrap().chunks(4096) {
+            assert!(block.iter().all(|byte| *byte == block[0]));
+        }
+        go.store(false, Ordering::Relaxed);
+        for writer in writers {
+            writer.join().unwrap();
+        }
+    }
+}
