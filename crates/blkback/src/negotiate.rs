@@ -32,15 +32,15 @@ pub(crate) fn offer(disk: &Geometry, options: &BackendOptions) -> Keys {
         (key::FEATURE_FLUSH_CACHE, 1),
         (key::FEATURE_BARRIER, options.barrier.into()),
         (key::FEATURE_PERSISTENT, options.persistent.into()),
-        (
-            key::FEATURE_MAX_INDIRECT_SEGMENTS,
-            options.indirect_segments.into(),
-        ),
         (key::MAX_RING_PAGE_ORDER, order),
         // The same in the older spelling of some front ends.
         (key::MAX_RING_PAGES, 1 << order),
         (key::MULTI_QUEUE_MAX_QUEUES, options.max_queues.into()),
     ]);
+    if options.indirect_segments != 0 {
+        let most = options.indirect_segments.into();
+        offered.extend(keys(&[(key::FEATURE_MAX_INDIRECT_SEGMENTS, most)]));
+    }
     offered.extend(discards(disk, options.discard));
     offered
 }

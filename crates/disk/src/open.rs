@@ -1,0 +1,363 @@
+//! From what is wanted to a disk.
+
+use std::error::Error;
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cantle_image::{Disk, Format, FormatDisk, FormatOptions, RawDisk, RawFormat, RawOptions};
+use cantle_layers::{
+    Cache, CacheOptions, ChangedBlocks, Granularity, Limits, Throttle, ThrottleHandle,
+};
+
+use crate::lock::ImageLock;
+use crate::spec::{DiskSpec, Overlay, Parents};
+use crate::{DiskError, ImageFormat};
+
+/// A disk, and the handles of what it is made of. While it or one of its queues lives, the image is open; it is locked while this lives.
+pub struct OpenDisk {
+    disk: Arc<dyn Disk>,
+    kind: Kind,
+    throttle: ThrottleHandle,
+    changes: Option<Arc<ChangedBlocks>>,
+    cache: Option<Arc<Cache>>,
+    /// After `disk`, so that what is left of it goes when it is closed.
+    _scratch: Option<Scratch>,
+    _lock: Option<ImageLock>,
+}
+
+enum Kind {
+    Raw(Arc<RawDisk>),
+    Format(FormatDisk),
+}
+
+/// A file that goes with its disk.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::warn!(path = ?self.0, %error, "a disk's overlay could not be removed");
+        }
+    }
+}
+
+impl OpenDisk {
+    /// The disk, to be served.
+    #[must_use]
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// The limits, which may be changed at any time.
+    #[must_use]
+    pub fn throttle(&self) -> &ThrottleHandle {
+        &self.throttle
+    }
+
+    /// What has changed, where that is tracked.
+    #[must_use]
+    pub fn changes(&self) -> Option<&Arc<ChangedBlocks>> {
+        self.changes.as_ref()
+    }
+
+    /// The cache of what is read, where there is one.
+    #[must_use]
+    pub fn cache(&self) -> Option<&Arc<Cache>> {
+        self.cache.as_ref()
+    }
+
+    /// The disk as one whose format can be exchanged while it is used: for a mirror or a snapshot. `None` for a plain raw disk, which goes a
+    /// shorter way: track its changes, and it is one.
+    #[must_use]
+    pub fn live(&self) -> Option<&FormatDisk> {
+        match &self.kind {
+            Kind::Raw(_) => None,
+            Kind::Format(disk) => Some(disk),
+        }
+    }
+
+    /// Makes the disk larger, to so many sectors of 512 bytes; what is new reads as zeroes. Whoever serves it tells the guest.
+    ///
+    /// # Errors
+    ///
+    /// The host's; [`ErrorKind::InvalidInput`] for a smaller size, [`ErrorKind::Unsupported`] where the format cannot.
+    pub fn grow(&self, sectors: u64) -> io::Result<()> {
+        if sectors < self.disk.geometry().sectors {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        match &self.kind {
+            Kind::Raw(disk) => disk.grow(sectors),
+            Kind::Format(disk) => disk.grow(sectors),
+        }
+    }
+}
+
+impl fmt::Debug for OpenDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenDisk")
+            .field("geometry", &self.disk.geometry())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens a disk.
+///
+/// # Errors
+///
+/// [`DiskError`].
+pub fn open(spec: &DiskSpec) -> Result<OpenDisk, DiskError> {
+    if spec.read_cache.is_some() && spec.overlay.is_none() && !spec.read_only {
+        return Err(DiskError::Combination(
+            "a disk whose reads are cached is not written: make it read-only, or give it an overlay",
+        ));
+    }
+    let lock = match spec.lock {
+        true => Some(lock(spec)?),
+        false => None,
+    };
+    let (base, kind, changes, cache, scratch): (Arc<dyn Disk>, _, _, _, _) = if spec.is_plain() {
+        let disk = Arc::new(open_raw(spec)?);
+        (disk.clone(), Kind::Raw(disk), None, None, None)
+    } else {
+        let (format, changes, cache, scratch) = layers(spec)?;
+        let options = FormatOptions {
+            queue_depth: spec.queue_depth,
+            ..FormatOptions::default().cache(spec.cache)
+        };
+        let disk = FormatDisk::new(format, options).map_err(|source| DiskError::Serve {
+            path: spec.path.clone(),
+            source,
+        })?;
+        (
+            Arc::new(disk.clone()),
+            Kind::Format(disk),
+            changes,
+            cache,
+            scratch,
+        )
+    };
+    let throttled = Throttle::new(base.clone(), spec.limits);
+    let throttle = throttled.handle();
+    // A disk without limits goes without what would look at them at each request.
+    let disk = if spec.limits == Limits::default() {
+        base
+    } else {
+        Arc::new(throttled)
+    };
+    Ok(OpenDisk {
+        disk,
+        kind,
+        throttle,
+        changes,
+        cache,
+        _scratch: scratch,
+        _lock: lock,
+    })
+}
+
+fn lock(spec: &DiskSpec) -> Result<ImageLock, DiskError> {
+    let path = spec.path.clone();
+    match ImageLock::take(&path, spec.image_is_read_only()) {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => Err(DiskError::Locked { path }),
+        Err(source) => Err(DiskError::Lock { path, source }),
+    }
+}
+
+fn raw_options(spec: &DiskSpec) -> RawOptions {
+    RawOptions {
+        read_only: spec.image_is_read_only(),
+        secure_discard: spec.secure_discard,
+        sector_size: spec.sector_size,
+        queue_depth: spec.queue_depth,
+        ..RawOptions::default().cache(spec.cache)
+    }
+}
+
+fn open_raw(spec: &DiskSpec) -> Result<RawDisk, DiskError> {
+    RawDisk::open(&spec.path, &raw_options(spec)).map_err(|source| DiskError::Raw {
+        path: spec.path.clone(),
+        source,
+    })
+}
+
+type Layers = (
+    Arc<dyn Format>,
+    Option<Arc<ChangedBlocks>>,
+    Option<Arc<Cache>>,
+    Option<Scratch>,
+);
+
+/// The format with what is over it, from the image upwards: cache, overlay, changes.
+fn layers(spec: &DiskSpec) -> Result<Layers, DiskError> {
+    let read_only = spec.image_is_read_only();
+    let mut format = match spec.format {
+        ImageFormat::Raw => {
+            let opened = RawFormat::open(&spec.path, &raw_options(spec));
+            Arc::new(opened.map_err(|source| DiskError::Raw {
+                path: spec.path.clone(),
+                source,
+            })?) as Arc<dyn Format>
+        }
+        _ => open_format(&spec.path, spec.format, read_only, &spec.parents)?,
+    };
+    let mut cache = None;
+    if let Some(folder) = &spec.read_cache {
+        let options = CacheOptions::new(folder);
+        let opened = Cache::open(format, &spec.path, &options);
+        let opened = Arc::new(opened.map_err(layer(folder, "a cache of what is read"))?);
+        format = opened.clone();
+        cache = Some(opened);
+    }
+    let mut scratch = None;
+    if let Some(overlay) = &spec.overlay {
+        format = open_overlay(overlay, format, spec.read_only)?;
+        scratch = (!overlay.keep).then(|| Scratch(overlay.path.clone()));
+    }
+    let mut changes = None;
+    if let Some(path) = &spec.track_changes {
+        let tracked = Arc::new(track(path, format)?);
+        format = tracked.clone();
+        changes = Some(tracked);
+    }
+    Ok((format, changes, cache, scratch))
+}
+
+/// What turns a layer's failure into ours.
+fn layer<E: Into<Box<dyn Error + Send + Sync>>>(
+    path: &Path,
+    what: &'static str,
+) -> impl FnOnce(E) -> DiskError {
+    let path = path.to_owned();
+    move |error| DiskError::Layer {
+        path,
+        what,
+        source: error.into(),
+    }
+}
+
+fn open_overlay(
+    overlay: &Overlay,
+    parent: Arc<dyn Format>,
+    read_only: bool,
+) -> Result<Arc<dyn Format>, DiskError> {
+    let what = "an overlay";
+    let there = overlay.path.exists();
+    if there && !overlay.keep {
+        let error = io::Error::new(
+            ErrorKind::AlreadyExists,
+            "it exists, and would be removed at the end",
+        );
+        return Err(layer(&overlay.path, what)(error));
+    }
+    let size = parent.geometry().bytes();
+    if !there {
+        let options = cantle_qcow2::CreateOptions::new(size);
+        cantle_qcow2::create_path(&overlay.path, &options).map_err(layer(&overlay.path, what))?;
+    }
+    let options = cantle_qcow2::Options {
+        read_only,
+        backing: cantle_qcow2::Backing::Parent(parent),
+        ..cantle_qcow2::Options::default()
+    };
+    let opened = cantle_qcow2::Qcow2::open_path(&overlay.path, &options)
+        .map_err(layer(&overlay.path, what))?;
+    Ok(Arc::new(opened))
+}
+
+fn track(path: &Path, format: Arc<dyn Format>) -> Result<ChangedBlocks, DiskError> {
+    let what = "a list of what has changed";
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(layer(path, what))?;
+    let new = file.metadata().map_err(layer(path, what))?.len() == 0;
+    let file: Box<Arc<File>> = Box::new(Arc::new(file));
+    let tracked = if new {
+        ChangedBlocks::create(format, file, Granularity::default())
+    } else {
+        ChangedBlocks::open(format, file)
+    };
+    tracked.map_err(layer(path, what))
+}
+
+/// Opens an image as a [`Format`], without layers or locks: for tools.
+///
+/// # Errors
+///
+/// [`DiskError`].
+pub fn open_format(
+    path: &Path,
+    format: ImageFormat,
+    read_only: bool,
+    parents: &Parents,
+) -> Result<Arc<dyn Format>, DiskError> {
+    let failed = |source: Box<dyn Error + Send + Sync>| DiskError::Format {
+        path: path.to_owned(),
+        format,
+        source,
+    };
+    let folder = match parents {
+        Parents::SameFolder => Some(path.parent().unwrap_or(Path::new("")).to_owned()),
+        Parents::InFolder(folder) => Some(folder.clone()),
+        Parents::Refuse | Parents::Any => None,
+    };
+    // A file's folder may be the present one, which has an empty name.
+    let folder = folder.map(|folder| match folder.as_os_str().is_empty() {
+        true => PathBuf::from("."),
+        false => folder,
+    });
+    let any = *parents == Parents::Any;
+    Ok(match format {
+        ImageFormat::Raw => {
+            let options = RawOptions {
+                read_only,
+                ..RawOptions::default()
+            };
+            let opened = RawFormat::open(path, &options).map_err(|source| DiskError::Raw {
+                path: path.to_owned(),
+                source,
+            })?;
+            Arc::new(opened)
+        }
+        ImageFormat::Vhd => {
+            let options = cantle_vhd::OpenOptions {
+                read_only,
+                parents: match folder {
+                    Some(folder) => cantle_vhd::Parents::InFolder(folder),
+                    None if any => cantle_vhd::Parents::Any,
+                    None => cantle_vhd::Parents::Refuse,
+                },
+                ..cantle_vhd::OpenOptions::default()
+            };
+            Arc::new(cantle_vhd::Vhd::open_path(path, &options).map_err(|e| failed(e.into()))?)
+        }
+        ImageFormat::Qcow2 => {
+            let options = cantle_qcow2::Options {
+                read_only,
+                backing: match folder {
+                    Some(folder) => cantle_qcow2::Backing::InFolder(folder),
+                    None if any => cantle_qcow2::Backing::Any,
+                    None => cantle_qcow2::Backing::Refuse,
+                },
+                ..cantle_qcow2::Options::default()
+            };
+            let opened = cantle_qcow2::Qcow2::open_path(path, &options);
+            Arc::new(opened.map_err(|e| failed(e.into()))?)
+        }
+        ImageFormat::Vmdk => {
+            let options = cantle_vmdk::Options {
+                read_only,
+                ..cantle_vmdk::Options::default()
+            };
+            let opened = cantle_vmdk::Vmdk::open(path, &options);
+            Arc::new(opened.map_err(|e| failed(e.into()))?)
+        }
+    })
+}
