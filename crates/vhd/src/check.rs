@@ -100,8 +100,14 @@ impl Vhd {
                 let at = u64::from(*sector) * 512;
                 report.allocated_blocks += 1;
                 match state.misplaced(at) {
-                    Some(Misplaced::BeyondEnd) => report.add(Problem::BeyondEnd { block }),
-                    Some(Misplaced::OverMetadata) => report.add(Problem::OverMetadata { block }),
+                    Some(Misplaced::BeyondEnd) => {
+                        report.add(Problem::BeyondEnd { block });
+                        continue;
+                    }
+                    Some(Misplaced::OverMetadata) => {
+                        report.add(Problem::OverMetadata { block });
+                        continue;
+                    }
                     Some(Misplaced::Truncated) => report.add(Problem::Truncated { block }),
                     None => {}
                 }

@@ -61,36 +61,31 @@ fn forged(kind: Kind) -> [u8; FOOTER] {
 
 #[test]
 fn a_footer_is_written_again_from_its_copy() {
-    for kind in [Kind::Dynamic, Kind::Differencing] {
-        if kind == Kind::Differencing {
-            continue;
-        }
-        let file = image(kind);
-        let good = contents(&file);
-        file.set_len(len(&file) - 512).unwrap();
-        let cut = contents(&file);
-        let read_only = OpenOptions {
-            read_only: true,
-            ..OpenOptions::default()
-        };
-        let disk = Vhd::open(Arc::clone(&file), &read_only).unwrap();
-        assert!(read_all(&disk) == expected());
-        assert_eq!(disk.check().unwrap().problems, [Problem::NoFooter]);
-        assert_eq!(
-            disk.write(0, &[0; 512]).unwrap_err().kind(),
-            ErrorKind::ReadOnlyFilesystem
-        );
-        drop(disk);
-        assert!(
-            contents(&file) == cut,
-            "nothing is written to what is opened for reading"
-        );
-        assert!(open(&file).unwrap().check().unwrap().is_clean());
-        assert!(contents(&file) == good);
-        file.write_all_at(&[0; 100], 0).unwrap();
-        assert!(read_all(&open(&file).unwrap()) == expected());
-        assert!(contents(&file) == good);
-    }
+    let file = image(Kind::Dynamic);
+    let good = contents(&file);
+    file.set_len(len(&file) - 512).unwrap();
+    let cut = contents(&file);
+    let read_only = OpenOptions {
+        read_only: true,
+        ..OpenOptions::default()
+    };
+    let disk = Vhd::open(Arc::clone(&file), &read_only).unwrap();
+    assert!(read_all(&disk) == expected());
+    assert_eq!(disk.check().unwrap().problems, [Problem::NoFooter]);
+    assert_eq!(
+        disk.write(0, &[0; 512]).unwrap_err().kind(),
+        ErrorKind::ReadOnlyFilesystem
+    );
+    drop(disk);
+    assert!(
+        contents(&file) == cut,
+        "nothing is written to what is opened for reading"
+    );
+    assert!(open(&file).unwrap().check().unwrap().is_clean());
+    assert!(contents(&file) == good);
+    file.write_all_at(&[0; 100], 0).unwrap();
+    assert!(read_all(&open(&file).unwrap()) == expected());
+    assert!(contents(&file) == good);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use std::os::unix::fs::FileExt;
 
 use super::{contents, file, options, parent, raw, sectors};
 use crate::bytes::{be32, checksum, put};
@@ -104,7 +105,7 @@ fn with(at: usize, bytes: &[u8]) -> Result<Vhd, OpenError> {
     }
     seal(&mut image);
     let file = file();
-    std::os::unix::fs::FileExt::write_all_at(&file, &image, 0).unwrap();
+    file.write_all_at(&image, 0).unwrap();
     Vhd::open(file, &OpenOptions::default())
 }
 
@@ -151,7 +152,7 @@ fn a_wrong_sum_is_found() {
     let mut image = image(Kind::Dynamic);
     image[HEADER + 800] ^= 1;
     let file = file();
-    std::os::unix::fs::FileExt::write_all_at(&file, &image, 0).unwrap();
+    file.write_all_at(&image, 0).unwrap();
     let opened = Vhd::open(file, &OpenOptions::default());
     assert!(matches!(
         opened,

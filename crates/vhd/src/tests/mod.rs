@@ -11,6 +11,7 @@ mod qemu;
 mod space;
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use cantle_image::{Format, Geometry, RawFormat};
@@ -36,7 +37,7 @@ fn options(kind: Kind) -> CreateOptions {
 /// A raw disk with these bytes.
 fn raw(bytes: &[u8]) -> Arc<dyn Format> {
     let file = file();
-    std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0).unwrap();
+    file.write_all_at(bytes, 0).unwrap();
     Arc::new(RawFormat::new(
         file,
         Geometry::new(bytes.len() as u64 / 512),
@@ -79,7 +80,7 @@ fn read_all(disk: &dyn Format) -> Vec<u8> {
 /// The contents of a file.
 fn contents(file: &File) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
-    std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, 0).unwrap();
+    file.read_exact_at(&mut bytes, 0).unwrap();
     bytes
 }
 
