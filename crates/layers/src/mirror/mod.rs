@@ -243,7 +243,7 @@ impl Mirror {
     ///
     /// # Errors
     ///
-    /// [`MirrorError::State`], [`MirrorError::Target`].
+    /// [`MirrorError::State`], also where it is the flush of one of the disks that failed.
     pub fn leave(mut self) -> Result<(), MirrorError> {
         self.stop();
         if !self.over
@@ -251,7 +251,9 @@ impl Mirror {
         {
             self.over = true;
             ledger
-                .sync_point(&self.tracker, || self.target.flush())
+                .sync_point(&self.tracker, || {
+                    self.tracker.flush().and_then(|()| self.target.flush())
+                })
                 .map_err(MirrorError::State)?;
         }
         self.over = true;

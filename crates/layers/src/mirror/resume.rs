@@ -64,7 +64,7 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes as copied what is: no granule of it is dirty, before and after the target was flushed, nor was in between.
+    /// Notes as copied what is: no granule of it is dirty, before and after both disks were flushed, nor was in between.
     pub(super) fn sync_point(
         &self,
         tracker: &DirtyTracker,

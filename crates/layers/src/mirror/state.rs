@@ -9,7 +9,7 @@
 //! | 4 | stage: 0 copying, 1 finished, 2 given up |
 //!
 //! and after it a byte for each region of the disk: 0xC0 says that the target's medium has what the source has; all else, also a byte
-//! that is missing, that the region is to be copied. A 0xC0 is written after the target's flush; it is taken back, on the medium, before anything in
+//! that is missing, that the region is to be copied. A 0xC0 is written after a flush of both; it is taken back, on the medium, before anything in
 //! the region is written.
 
 use std::io::{Error, ErrorKind, Result};

@@ -257,14 +257,20 @@ impl Worker {
         }
         let mut flushed = Ok(());
         let noted = ledger.sync_point(&self.tracker, || {
-            flushed = self.target.flush();
+            // The source's too: what a crash takes back there is not what was copied.
+            flushed = self.flush();
             // The reason is in `flushed`.
             flushed
                 .as_ref()
-                .map_or(Err(Error::other("the target")), |()| Ok(()))
+                .map_or(Err(Error::other("a disk")), |()| Ok(()))
         });
-        flushed.map_err(MirrorError::Target)?;
+        flushed?;
         noted.map_err(MirrorError::State)
+    }
+
+    fn flush(&self) -> Result<(), MirrorError> {
+        self.tracker.flush().map_err(MirrorError::Source)?;
+        self.target.flush().map_err(MirrorError::Target)
     }
 
     /// Copies the rest and puts the target in the source's place, while the disk stands still.

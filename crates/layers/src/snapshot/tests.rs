@@ -1,13 +1,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use cantle_image::test_utils::CrashFile;
 use proptest::prelude::*;
 
 use super::*;
-use crate::test_utils::{EagerDisk, SparseFormat, contents};
+use crate::test_utils::{EagerDisk, SparseFormat, Writers, contents, moment};
 
 const GRANULE: u64 = 8192;
 const SIZE: u64 = 64 * 4096;
@@ -123,42 +122,20 @@ fn a_full_store_breaks_the_snapshot_and_not_the_disk() {
 }
 
 #[test]
-fn writers_and_readers_at_the_same_time() {
-    for seed in 0..8_u64 {
+fn a_view_under_writers_is_of_one_moment() {
+    for _ in 0..20 {
         let disk = disk();
-        disk.write(0, &vec![0xee; usize::try_from(SIZE).unwrap()])
-            .unwrap();
-        let go = Arc::new(AtomicBool::new(true));
-        let writers: Vec<_> = (0..3_u64)
-            .map(|writer| {
-                let (disk, go) = (Arc::clone(&disk), Arc::clone(&go));
-                std::thread::spawn(move || {
-                    let mut at = seed * 7 + writer;
-                    while go.load(Ordering::Relaxed) {
-                        at = at
-                            .wrapping_mul(6_364_136_223_846_793_005)
-                            .wrapping_add(1_442_695_040_888_963_407);
-                        let byte = at.to_le_bytes()[3];
-                        disk.write(((at >> 33) % 64) * 4096, &[byte; 4096]).unwrap();
-                    }
-                })
-            })
-            .collect();
-        let mut first = None;
-        // The instant itself is seen by the store's first user: so it is taken from the first full read.
+        let writers = Writers::start(&disk, 3, 20);
+        std::thread::sleep(std::time::Duration::from_millis(3));
         let view = snapshot(&disk);
-        for _ in 0..20 {
-            let now = contents(&view).unwrap();
-            let first = first.get_or_insert_with(|| now.clone());
-            assert!(*first == now, "the view changes");
+        let first = contents(&view).unwrap();
+        assert!(writers.moment(&first).is_some(), "the view is of no moment");
+        for _ in 0..5 {
+            assert!(contents(&view).unwrap() == first, "the view changes");
         }
-        // No block is torn between two writes.
-        for block in first.unwrap().chunks(4096) {
-            assert!(block.iter().all(|byte| *byte == block[0]));
-        }
-        go.store(false, Ordering::Relaxed);
-        for writer in writers {
-            writer.join().unwrap();
-        }
+        let last = writers.stop();
+        assert!(contents(&view).unwrap() == first, "the view changes");
+        drop(view);
+        assert_eq!(moment(&disk.contents().unwrap(), 3, 20), Some(last));
     }
 }

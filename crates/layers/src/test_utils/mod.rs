@@ -2,8 +2,10 @@
 
 mod eager;
 mod sparse;
+mod writers;
 
 pub use eager::EagerDisk;
 #[cfg(test)]
 pub(crate) use eager::contents;
 pub use sparse::SparseFormat;
+pub use writers::{Writers, moment};
