@@ -5,7 +5,7 @@ use std::io::Result;
 
 use cantle_image::Storage;
 
-use crate::image::Layout;
+use crate::state::Layout;
 
 /// So many bytes of bitmaps are remembered, those that wait to be written not counted.
 const CACHE: u64 = 8 << 20;

@@ -4,7 +4,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::sync::PoisonError;
 
 use crate::footer::{FOOTER, FOOTER_LEN};
-use crate::image::{Misplaced, State};
+use crate::state::{Misplaced, State};
 use crate::table::UNUSED;
 use crate::{Kind, Vhd};
 

@@ -4,7 +4,7 @@ use std::io::Result;
 use std::sync::PoisonError;
 
 use crate::Vhd;
-use crate::image::State;
+use crate::state::State;
 
 /// Metadata on its way to the medium.
 pub(crate) struct Batch {

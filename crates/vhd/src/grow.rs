@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use crate::create::MAX_SECTORS;
 use crate::footer::{FOOTER_LEN, Footer};
 use crate::header::{HEADER_SECTOR, MAX_BLOCKS, empty_batmap, table_len};
-use crate::image::State;
+use crate::state::State;
 use crate::table::Table;
 use crate::write::clear;
 use crate::{Kind, Vhd};

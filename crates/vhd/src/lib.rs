@@ -63,6 +63,7 @@ mod check;
 mod commit;
 mod create;
 mod error;
+mod find;
 mod flush;
 mod footer;
 mod grow;
@@ -73,6 +74,7 @@ mod locator;
 mod open;
 mod options;
 mod parent;
+mod state;
 mod table;
 mod write;
 

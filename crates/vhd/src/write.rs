@@ -5,7 +5,8 @@ use std::io::{Error, ErrorKind, Result};
 use cantle_image::Storage;
 
 use crate::footer::FOOTER_LEN;
-use crate::image::{Place, State};
+use crate::image::Place;
+use crate::state::State;
 use crate::table::UNUSED;
 use crate::{Kind, Vhd};
 
