@@ -1,15 +1,18 @@
 //! Looking through all tables of an image: does each count say what is true?
 
-use std::collections::{HashMap, HashSet};
+mod uses;
+
+use std::collections::HashSet;
 use std::io::{ErrorKind, Result};
 use std::sync::Arc;
 
 use cantle_image::Storage;
 
+use crate::counts::count_in;
 use crate::header::{Header, be32, be64};
-use crate::refcounts::count_in;
 use crate::shape::{COPIED, Cluster, OFFSET, Shape, invalid, read_table};
 use crate::tables::Tables;
+use uses::Uses;
 
 /// What a look through an image's tables found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,40 +30,6 @@ pub struct CheckReport {
     pub compressed: u64,
     /// Where the last used cluster of the file ends, in bytes.
     pub end: u64,
-}
-
-/// How often each cluster is used. Memory goes with what is used, not with where.
-#[derive(Default)]
-struct Uses {
-    pages: HashMap<u64, Vec<u32>>,
-    end: u64,
-}
-
-const PAGE: u64 = 4096;
-
-impl Uses {
-    fn add(&mut self, first: u64, last: u64) {
-        for cluster in first..=last {
-            let page = self
-                .pages
-                .entry(cluster / PAGE)
-                .or_insert_with(|| vec![0; PAGE as usize]);
-            let within = usize::try_from(cluster % PAGE).unwrap_or(0);
-            if let Some(uses) = page.get_mut(within) {
-                *uses = uses.saturating_add(1);
-            }
-        }
-        self.end = self.end.max(last.saturating_add(1));
-    }
-
-    fn of(&self, cluster: u64) -> u64 {
-        let within = usize::try_from(cluster % PAGE).unwrap_or(0);
-        let page = self.pages.get(&(cluster / PAGE));
-        page.and_then(|page| page.get(within))
-            .copied()
-            .unwrap_or(0)
-            .into()
-    }
 }
 
 struct Walk {
@@ -296,13 +265,10 @@ impl Walk {
                 .and_then(|index| blocks.get(index))
                 .is_some_and(|at| at & OFFSET != 0)
         };
-        let mut without = 0;
-        for (page, uses) in &self.uses.pages {
-            let clusters = (page * PAGE..).zip(uses);
-            let used = clusters.filter(|(cluster, uses)| **uses != 0 && !has_block(*cluster));
-            without += used.count() as u64;
-        }
-        without
+        self.uses
+            .used()
+            .filter(|cluster| !has_block(*cluster))
+            .count() as u64
     }
 
     /// Makes counts what they should be: first those that are too low, since the others are no danger.

@@ -30,7 +30,8 @@ pub(crate) const INCOMPATIBLE: usize = 72;
 pub(crate) const AUTOCLEAR: usize = 88;
 
 impl Tables {
-    fn is_dirty(&self) -> bool {
+    /// Whether there is more to write than data.
+    pub(crate) fn is_dirty(&self) -> bool {
         let refs = self.refs.as_ref();
         self.l2.is_dirty()
             || self.l1_dirty.is_some()

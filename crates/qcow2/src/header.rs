@@ -1,5 +1,7 @@
 //! The header: QEMU's `docs/interop/qcow2.rst`, section "Header".
 
+mod emit;
+
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
@@ -7,8 +9,10 @@ use std::os::unix::ffi::OsStringExt;
 pub(crate) const MAGIC: u32 = 0x5146_49fb;
 /// The header of version 2, which is the start of version 3's.
 pub(crate) const V2_LEN: usize = 72;
+const V2_BYTES: u32 = 72;
 /// The least header of version 3.
 pub(crate) const V3_LEN: usize = 104;
+const V3_BYTES: u32 = 104;
 /// As much of the first cluster as is looked at: header, extensions, backing file's name.
 pub(crate) const HEAD_LEN: usize = 64 << 10;
 
@@ -137,7 +141,7 @@ impl Header {
         }
         let version = u32_at(4)?;
         let (incompatible, autoclear, refcount_order, len) = match version {
-            2 => (0, 0, 4, V2_LEN as u32),
+            2 => (0, 0, 4, V2_BYTES),
             3 => (u64_at(72)?, u64_at(88)?, u32_at(96)?, u32_at(100)?),
             other => return Err(HeaderError::Version(other)),
         };
@@ -302,48 +306,6 @@ impl Header {
             at = end.next_multiple_of(8);
         }
         Ok(None)
-    }
-
-    /// The first bytes of a new image: version 3, not compressed.
-    pub(crate) fn emit(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(512);
-        let name = self
-            .backing
-            .as_ref()
-            .map(|backing| backing.name.clone().into_vec());
-        let mut extensions = Vec::new();
-        if let Some(format) = self
-            .backing
-            .as_ref()
-            .and_then(|backing| backing.format.as_ref())
-        {
-            extensions.extend(EXT_BACKING_FORMAT.to_be_bytes());
-            extensions.extend(u32::try_from(format.len()).unwrap_or(0).to_be_bytes());
-            extensions.extend(format.as_bytes());
-            extensions.resize(extensions.len().next_multiple_of(8), 0);
-        }
-        extensions.extend([0; 8]);
-        let name_at = name.as_ref().map_or(0, |_| V3_LEN + extensions.len()) as u64;
-        let name_len = name
-            .as_ref()
-            .map_or(0, |name| u32::try_from(name.len()).unwrap_or(0));
-        bytes.extend(MAGIC.to_be_bytes());
-        bytes.extend(3u32.to_be_bytes());
-        bytes.extend(name_at.to_be_bytes());
-        bytes.extend(name_len.to_be_bytes());
-        bytes.extend(self.cluster_bits.to_be_bytes());
-        bytes.extend(self.size.to_be_bytes());
-        bytes.extend(0u32.to_be_bytes());
-        bytes.extend(self.l1_entries.to_be_bytes());
-        bytes.extend(self.l1_offset.to_be_bytes());
-        bytes.extend(self.reftable_offset.to_be_bytes());
-        bytes.extend(self.reftable_clusters.to_be_bytes());
-        bytes.extend([0; 4 + 8 + 8 + 8 + 8]);
-        bytes.extend(self.refcount_order.to_be_bytes());
-        bytes.extend((V3_LEN as u32).to_be_bytes());
-        bytes.extend(extensions);
-        bytes.extend(name.unwrap_or_default());
-        bytes
     }
 }
 

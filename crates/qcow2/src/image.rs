@@ -161,6 +161,22 @@ impl Format for Qcow2 {
     }
 }
 
+impl Drop for Qcow2 {
+    /// Whoever closes an image flushes it first, and hears of errors. This is for those who did not.
+    fn drop(&mut self) {
+        let tables = self
+            .tables
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !self.read_only
+            && tables.is_dirty()
+            && let Err(error) = tables.commit()
+        {
+            tracing::error!(%error, "what was written to a qcow2 image since its last flush is lost");
+        }
+    }
+}
+
 impl std::fmt::Debug for Qcow2 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Qcow2")

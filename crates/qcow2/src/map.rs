@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cantle_image::{Extent, Mapped};
 
 use crate::Qcow2;
-use crate::shape::{Cluster, invalid};
+use crate::shape::{COPIED, Cluster, invalid};
 use crate::tables::Tables;
 
 /// What a run of clusters is.
@@ -42,9 +42,10 @@ impl Tables {
         let first = self.cluster(offset)?;
         let run = self.run_of(first, shape.in_cluster(offset))?;
         let cluster = shape.cluster();
+        let most = len.min(span - offset % span);
         let mut covered = cluster - shape.in_cluster(offset);
-        let to_table_end = span - offset % span;
-        let most = len.min(to_table_end);
+        covered +=
+            cluster * self.alike(offset, most.saturating_sub(covered).div_ceil(cluster), run)?;
         while covered < most && !matches!(run, Run::Compressed { .. } | Run::Beyond) {
             let next = self.cluster(offset + covered)?;
             if self.run_of(next, 0)? != advanced(run, covered) {
@@ -58,6 +59,44 @@ impl Tables {
             most = most.min((self.end - host) & !511);
         }
         Ok((run, covered.min(most)))
+    }
+
+    /// How many of the next clusters have the entry that goes on from the one at `offset` as it is most often: this is quick, and
+    /// where it ends the run may go on.
+    fn alike(&mut self, offset: u64, most: u64, run: Run) -> Result<u64> {
+        let (step, most) = match run {
+            Run::Parent | Run::Zero => (0, most),
+            Run::Data { host, .. } => {
+                let first = host >> self.shape.cluster_bits;
+                let after = self
+                    .refs
+                    .as_ref()
+                    .and_then(|refs| refs.tables.range(first..).next());
+                let to_table = after.map_or(most, |table| table - first - 1);
+                let to_end = (self.end >> self.shape.cluster_bits).saturating_sub(first + 1);
+                (self.shape.cluster(), most.min(to_table).min(to_end))
+            }
+            Run::Compressed { .. } | Run::Beyond => return Ok(0),
+        };
+        let index = self.shape.l2_index(offset);
+        let Some(table) = self.l2(offset)? else {
+            return Ok(0);
+        };
+        let mut entries = table.table.get(index..).unwrap_or_default().iter();
+        let Some(first) = entries.next().copied() else {
+            return Ok(0);
+        };
+        // Without the flag, whether it may be written in place is a question of its count.
+        if step != 0 && first & COPIED == 0 {
+            return Ok(0);
+        }
+        let limit = usize::try_from(most).unwrap_or(usize::MAX);
+        let expected = (1u64..).map(|number| first.wrapping_add(number.wrapping_mul(step)));
+        let same = entries
+            .zip(expected)
+            .take(limit)
+            .take_while(|(entry, expected)| *entry == expected);
+        Ok(same.count() as u64)
     }
 
     fn run_of(&mut self, cluster: Cluster, within: u64) -> Result<Run> {

@@ -3,13 +3,14 @@
 //! A table of blocks of counts. A count that has to be above zero before something on the medium points to its cluster is raised at
 //! once, in memory; it is lowered only after nothing on the medium points there any more: see [`commit`](crate::commit).
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::io::{Error, ErrorKind, Result};
 use std::sync::Arc;
 
 use cantle_image::Storage;
 
 use crate::cache::Cache;
+use crate::counts::{count_in, set_count_in};
 use crate::header::{Header, MAX_OFFSET, max_reftable_entries};
 use crate::shape::{OFFSET, Shape, invalid, read_padded, read_table};
 
@@ -27,7 +28,7 @@ pub(crate) struct Refcounts {
     pub(crate) changed: BTreeSet<usize>,
     pub(crate) blocks: Cache<u8>,
     /// Clusters of the image's own tables. No data are there, whatever the tables say.
-    pub(crate) tables: HashSet<u64>,
+    pub(crate) tables: BTreeSet<u64>,
     /// No cluster before this one is free.
     pub(crate) hint: u64,
 }
@@ -52,7 +53,7 @@ impl Refcounts {
         }
         let entries = usize::try_from(entries).map_err(|_| ErrorKind::InvalidData)?;
         let table = read_table(&*storage, header.reftable_offset, entries)?;
-        let mut tables = HashSet::new();
+        let mut tables = BTreeSet::new();
         for entry in table.iter().filter(|entry| **entry != 0) {
             let inside = shape.in_cluster(*entry) == 0 && *entry < end;
             // One block for two ranges would give out a cluster twice, and without end.
@@ -288,52 +289,4 @@ pub(crate) fn load_block(storage: &dyn Storage, shape: Shape, at: u64) -> Result
     let mut bytes = vec![0; shape.cluster_len()];
     read_padded(storage, at, &mut bytes)?;
     Ok(bytes)
-}
-
-/// The bytes that hold a count of `1 << order` bits, and for counts below a byte how far it is shifted.
-fn bytes_of(order: u32, index: usize) -> (std::ops::Range<usize>, u32) {
-    if order < 3 {
-        let per_byte = 8usize >> order;
-        let shift = u32::try_from(index % per_byte).unwrap_or(0) << order;
-        (index / per_byte..index / per_byte + 1, shift)
-    } else {
-        let width = 1usize << (order - 3);
-        (
-            index.saturating_mul(width)..index.saturating_mul(width).saturating_add(width),
-            0,
-        )
-    }
-}
-
-pub(crate) fn count_in(block: &[u8], order: u32, index: usize) -> u64 {
-    let (range, shift) = bytes_of(order, index);
-    let bytes = block.get(range).unwrap_or_default();
-    let value = bytes
-        .iter()
-        .fold(0, |value, byte| value << 8 | u64::from(*byte));
-    if order < 3 {
-        (value >> shift) & ((1 << (1 << order)) - 1)
-    } else {
-        value
-    }
-}
-
-fn set_count_in(
-    block: &mut [u8],
-    order: u32,
-    index: usize,
-    count: u64,
-) -> Option<std::ops::Range<usize>> {
-    let (range, shift) = bytes_of(order, index);
-    let bytes = block.get_mut(range.clone())?;
-    if order < 3 {
-        let mask = ((1u32 << (1 << order)) - 1) << shift;
-        let byte = bytes.first_mut()?;
-        let value = (u32::from(*byte) & !mask) | ((u32::try_from(count).ok()? << shift) & mask);
-        *byte = u8::try_from(value).ok()?;
-    } else {
-        let all = count.to_be_bytes();
-        bytes.copy_from_slice(all.get(8 - bytes.len()..)?);
-    }
-    Some(range)
 }

@@ -81,7 +81,7 @@ proptest! {
 fn data_that_point_to_tables_are_refused() {
     let bytes = image(12);
     let places = places(&bytes, 12);
-    for target in &places {
+    for target in &places[1..] {
         let mut bytes = bytes.clone();
         // The guest would write its own header, or tables.
         let entry = *target as u64 | 1 << 63;
@@ -89,10 +89,8 @@ fn data_that_point_to_tables_are_refused() {
         let file = Arc::new(tempfile::tempfile().unwrap());
         std::os::unix::fs::FileExt::write_all_at(&*file, &bytes, 0).unwrap();
         let image = opened(Arc::new(Arc::clone(&file)));
-        assert_eq!(image.write(0, &[0xff; 512]).is_err(), *target != 0);
-        if *target != 0 {
-            assert!(image.map(0, 512).is_err());
-        }
+        assert!(image.write(0, &[0xff; 512]).is_err());
+        assert!(image.map(0, 512).is_err());
         let mut after = vec![0; bytes.len()];
         std::os::unix::fs::FileExt::read_exact_at(&*file, &mut after, 0).unwrap();
         assert!(after == bytes);
@@ -103,7 +101,7 @@ fn data_that_point_to_tables_are_refused() {
 fn tables_that_are_counted_as_free_are_not_given_out() {
     let bytes = image(12);
     let block = places(&bytes, 12)[3];
-    for cluster in 0..6 {
+    for cluster in 0..5 {
         let mut bytes = bytes.clone();
         bytes[block + cluster * 2..block + cluster * 2 + 2].fill(0);
         let file = Arc::new(tempfile::tempfile().unwrap());

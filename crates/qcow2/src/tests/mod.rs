@@ -1,7 +1,9 @@
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! Tests against a model, QEMU's tools, crashes and lies.
 
 mod chain;
 mod crash;
+mod cut;
+mod features;
 mod hostile;
 mod interop;
 mod model;

@@ -9,6 +9,8 @@ use cantle_image::{Extent, Format};
 use super::made;
 use crate::{CreateOptions, Preallocation};
 
+type Work<'a> = Box<dyn FnMut(u64, &mut [u8]) + 'a>;
+
 #[test]
 #[ignore = "a measurement"]
 fn maps_are_cheap() {
@@ -29,7 +31,7 @@ fn maps_are_cheap() {
         })
         .collect();
     let mut buffer = vec![0; 4096];
-    let time = |mut with: Box<dyn FnMut(u64, &mut [u8]) + '_>, buffer: &mut [u8]| {
+    let time = |mut with: Work<'_>, buffer: &mut [u8]| {
         let start = Instant::now();
         places.iter().for_each(|at| with(*at, buffer));
         start.elapsed().as_nanos() / places.len() as u128
