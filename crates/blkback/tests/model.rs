@@ -115,7 +115,8 @@ fn run(steps: &[Step], caching: Caching) {
             copy_in(&front.page(0, n).unwrap().memory, 0, &[byte; PAGE_SIZE]);
         }
         let before = pages_of(&front);
-        let status = front.ask(&step.request(&front)).unwrap().status;
+        let request = step.request(&front);
+        let status = front.ask(&request).unwrap().status;
         let range = step.sector as usize * SECTOR..step.sector as usize * SECTOR + step.bytes();
         let after = pages_of(&front);
         let Some(on_disk) = model.get_mut(range) else {

@@ -1,104 +1,35 @@
-//! A block front end.
+//! A block front end: the handshake, and its queues.
 
-use std::collections::VecDeque;
+mod error;
+mod options;
+mod pages;
+mod queue;
+mod ring;
+
 use std::fmt;
-use std::io;
-use std::os::fd::BorrowedFd;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::ops::{Deref, DerefMut};
+use std::time::Instant;
 
-use cantle_abi::io::blkif::{
-    BLKIF_MAX_SEGMENTS_PER_REQUEST, BLKIF_SECTOR_SIZE, BlkifRequest, BlkifRequestSegment,
-    BlkifResponse,
-};
-use cantle_abi::ring::{FrontRing, RingBroken, RingFull};
-use cantle_abi::{Gfn, GrantRef, PAGE_SIZE};
-use cantle_evtchn::{Channel, EventChannels, EvtchnError};
-use cantle_grant::test_utils::{GuestPages, HeapGuest};
-use cantle_xenstore::Error as StoreError;
-use cantle_xenstore::xenbus::{BareFrontend, Keys, XenbusState};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use zerocopy::FromZeros;
+use cantle_abi::io::blkif::{BLKIF_MAX_SEGMENTS_PER_REQUEST, keys as key};
+use cantle_evtchn::EventChannels;
+use cantle_xenstore::prelude::*;
+use cantle_xenstore::xenbus::{BareFrontend, XenbusState};
+use cantle_xenstore::{Client, TxId};
 
-use super::world::BACK;
-use super::{Transfer, World};
+use super::World;
+use super::world::{BACK, FRONT};
+pub use error::FrontError;
+use error::{PATIENCE, sleep_on};
+pub use options::{FrontOptions, RingSpelling};
+pub use pages::LentPage;
+pub use queue::FrontQueue;
 
-/// How long a front end waits for anything before it gives up.
-const PATIENCE: Duration = Duration::from_secs(20);
-pub(super) const SECTORS_PER_PAGE: usize = PAGE_SIZE / BLKIF_SECTOR_SIZE;
-
-/// Why the front end gave up.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum FrontError {
-    /// Xenstore refused something.
-    #[error("xenstore failed")]
-    Store(#[from] StoreError),
-    /// No event channel.
-    #[error("event channels failed")]
-    Channel(#[from] EvtchnError),
-    /// The back end broke the ring.
-    #[error("the back end broke the ring")]
-    Ring(#[from] RingBroken),
-    /// The back end answered a request so.
-    #[error("the back end answered {0}")]
-    Status(i16),
-    /// The back end went to a state that leads nowhere.
-    #[error("the back end is {0}")]
-    State(XenbusState),
-    /// A key of the back end is no number.
-    #[error("the back end's {0} is no number")]
-    Key(&'static str),
-    /// Nothing happened for a long time.
-    #[error("the back end does not answer")]
-    Silence,
-    /// The host failed.
-    #[error("the host failed")]
-    Host(#[from] io::Error),
-}
-
-/// A page of the guest that is granted to the back end.
-#[derive(Clone, Debug)]
-pub struct LentPage {
-    /// The page, as the guest sees it.
-    pub memory: GuestPages,
-    /// Its number.
-    pub gfn: Gfn,
-    /// Its grant, for reading and writing.
-    pub gref: GrantRef,
-}
-
-impl LentPage {
-    /// Takes a free page of the guest and grants it.
-    #[must_use]
-    pub fn new(guest: &HeapGuest) -> Self {
-        let gfn = guest.alloc_frame();
-        Self {
-            memory: guest.page(gfn),
-            gfn,
-            gref: guest.grant(BACK, gfn, false),
-        }
-    }
-
-    /// Takes the grant back. A page that the back end still uses stays lent, and lost to the guest.
-    fn take_back(&self, guest: &HeapGuest) {
-        if guest.ungrant(self.gref) {
-            guest.free_frame(self.gfn);
-        }
-    }
-}
-
-/// The front end of one disk: a ring, its event channel, and 11 granted pages for each of its slots.
+/// The front end of one disk. It is used as its first queue; where it has more, they are in [`queues`](Self::queues).
 pub struct BlkFront {
     bus: BareFrontend,
-    guest: Arc<HeapGuest>,
-    channel: Box<dyn Channel>,
-    pub(super) ring: FrontRing<BlkifRequest, BlkifResponse, GuestPages>,
-    ring_page: LentPage,
-    /// The pages of each slot. A request's `id` is the number of its slot.
-    pub(super) slots: Vec<Vec<LentPage>>,
-    pub(super) free: VecDeque<usize>,
-    pub(super) sectors: u64,
+    options: FrontOptions,
+    first: FrontQueue,
+    rest: Vec<FrontQueue>,
 }
 
 impl BlkFront {
@@ -108,8 +39,20 @@ impl BlkFront {
     ///
     /// [`FrontError`].
     pub fn connect(world: &World) -> Result<Self, FrontError> {
-        let mut front = Self::start(world)?;
-        front.wait_connected()?;
+        Self::connect_with(world, FrontOptions::default())
+    }
+
+    /// As [`connect`](Self::connect), for a front end of another kind.
+    ///
+    /// # Errors
+    ///
+    /// [`FrontError`].
+    pub fn connect_with(world: &World, options: FrontOptions) -> Result<Self, FrontError> {
+        let mut front = Self::start_with(world, options)?;
+        let end = Instant::now() + PATIENCE;
+        while !front.finish()? {
+            sleep_on(front.bus.event_fd(), end)?;
+        }
         Ok(front)
     }
 
@@ -119,28 +62,32 @@ impl BlkFront {
     ///
     /// [`FrontError`].
     pub fn start(world: &World) -> Result<Self, FrontError> {
-        let guest = Arc::clone(world.guest());
-        let client = world.client(super::world::FRONT)?;
+        Self::start_with(world, FrontOptions::default())
+    }
+
+    /// As [`start`](Self::start), for a front end of another kind.
+    ///
+    /// # Errors
+    ///
+    /// [`FrontError`].
+    pub fn start_with(world: &World, options: FrontOptions) -> Result<Self, FrontError> {
+        let client = world.client(FRONT)?;
+        forget_another(&*client, &world.id().frontend_path())?;
         let bus = BareFrontend::new(client, world.id())?;
-        let channel = world.front_channels().alloc_unbound(BACK)?;
-        let ring_page = LentPage::new(&guest);
-        let ring = FrontRing::init(ring_page.memory.clone())?;
-        let slots: Vec<Vec<_>> = (0..ring.slots())
-            .map(|_| {
-                (0..BLKIF_MAX_SEGMENTS_PER_REQUEST)
-                    .map(|_| LentPage::new(&guest))
-                    .collect()
-            })
-            .collect();
+        let segments = segments(&bus, &options);
+        let make = || {
+            let channel = world.front_channels().alloc_unbound(BACK)?;
+            FrontQueue::new(world.guest(), channel, &options, segments)
+        };
+        let first = make()?;
+        let rest = (1..options.queues)
+            .map(|_| make())
+            .collect::<Result<_, _>>()?;
         let front = Self {
             bus,
-            channel,
-            ring_page,
-            free: (0..slots.len()).collect(),
-            slots,
-            ring,
-            guest,
-            sectors: 0,
+            options,
+            first,
+            rest,
         };
         front.publish(&[])?;
         Ok(front)
@@ -152,11 +99,10 @@ impl BlkFront {
     ///
     /// [`FrontError::Store`].
     pub fn publish(&self, extra: &[(&str, &str)]) -> Result<(), FrontError> {
-        let mut keys: Keys = vec![
-            ("ring-ref".to_owned(), self.ring_page.gref.to_string()),
-            ("event-channel".to_owned(), self.channel.port().to_string()),
-            ("protocol".to_owned(), "x86_64-abi".to_owned()),
-        ];
+        let mut keys = self.options.keys();
+        for (number, queue) in self.queues().enumerate() {
+            keys.extend(queue.keys(&self.options.directory(number)));
+        }
         for (key, value) in extra {
             keys.push(((*key).to_owned(), (*value).to_owned()));
         }
@@ -177,18 +123,23 @@ impl BlkFront {
             }
             _ => return Ok(false),
         }
-        let sectors = self.bus.backend_key("sectors")?;
-        self.sectors = sectors.parse().map_err(|_| FrontError::Key("sectors"))?;
+        self.look_at_size()?;
         self.bus.publish(&Vec::new(), XenbusState::CONNECTED)?;
         Ok(true)
     }
 
-    fn wait_connected(&mut self) -> Result<(), FrontError> {
-        let end = Instant::now() + PATIENCE;
-        while !self.finish()? {
-            sleep_on(self.bus.event_fd(), end)?;
+    /// Reads the disk's size, which all queues go by from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`FrontError`] where there is none.
+    pub fn look_at_size(&mut self) -> Result<u64, FrontError> {
+        let sectors = self.bus.backend_key(key::SECTORS)?;
+        let sectors = sectors.parse().map_err(|_| FrontError::Key(key::SECTORS))?;
+        for queue in self.queues_mut() {
+            queue.sectors = sectors;
         }
-        Ok(())
+        Ok(sectors)
     }
 
     /// Waits until the back end is in a state.
@@ -202,6 +153,24 @@ impl BlkFront {
             sleep_on(self.bus.event_fd(), end)?;
         }
         Ok(())
+    }
+
+    /// Waits until the back end has published a value. It is looked at whenever the back end writes its state, as a driver does that
+    /// hears of a new size.
+    ///
+    /// # Errors
+    ///
+    /// [`FrontError::Silence`] where it does not come, or the state is not written with it.
+    pub fn wait_key(&self, key: &str, value: &str) -> Result<(), FrontError> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            // The events are taken before the key is read.
+            self.bus.backend_state()?;
+            if self.bus.backend_key(key)? == value {
+                return Ok(());
+            }
+            sleep_on(self.bus.event_fd(), end)?;
+        }
     }
 
     /// Says a state, without any of what a driver does for it.
@@ -227,12 +196,6 @@ impl BlkFront {
         self.wait_state(XenbusState::INIT_WAIT)
     }
 
-    /// The disk's size in sectors of 512 bytes.
-    #[must_use]
-    pub fn sectors(&self) -> u64 {
-        self.sectors
-    }
-
     /// What the back end has published under a key.
     ///
     /// # Errors
@@ -242,150 +205,61 @@ impl BlkFront {
         Ok(self.bus.backend_key(key)?)
     }
 
-    /// The ring's own memory, for attacks.
+    /// One of the queues.
     #[must_use]
-    pub fn ring_page(&self) -> &LentPage {
-        &self.ring_page
+    pub fn queue(&mut self, number: usize) -> Option<&mut FrontQueue> {
+        self.queues_mut().nth(number)
     }
 
-    /// A page of a slot and its grant; `page` is 0 to 10.
-    #[must_use]
-    pub fn page(&self, slot: usize, page: usize) -> Option<&LentPage> {
-        self.slots.get(slot)?.get(page)
+    /// All queues.
+    pub fn queues(&self) -> impl Iterator<Item = &FrontQueue> {
+        std::iter::once(&self.first).chain(&self.rest)
     }
 
-    /// A well-formed request for a slot: as many of its pages as the bytes need.
-    #[must_use]
-    pub fn request(&self, slot: usize, transfer: &Transfer) -> BlkifRequest {
-        let mut request = BlkifRequest::new_zeroed();
-        request.operation = transfer.operation;
-        request.id = slot as u64;
-        request.sector_number = transfer.sector;
-        let mut sectors = transfer.bytes / BLKIF_SECTOR_SIZE;
-        let pages = self.slots.get(slot).map_or(&[][..], Vec::as_slice);
-        for (segment, page) in request.seg.iter_mut().zip(pages) {
-            if sectors == 0 {
-                break;
-            }
-            let here = sectors.min(SECTORS_PER_PAGE);
-            *segment = BlkifRequestSegment {
-                gref: page.gref,
-                first_sect: 0,
-                last_sect: u8::try_from(here - 1).unwrap_or(0),
-                pad: 0,
-            };
-            request.nr_segments += 1;
-            sectors -= here;
-        }
-        request
-    }
-
-    /// Puts any request in the ring, whatever is in it. Unseen until [`kick`](Self::kick).
-    ///
-    /// # Errors
-    ///
-    /// [`RingFull`].
-    pub fn push(&mut self, request: &BlkifRequest) -> Result<(), RingFull> {
-        self.ring.push_request(request)
-    }
-
-    /// Shows the requests pushed so far, and notifies where the back end wants it.
-    ///
-    /// # Errors
-    ///
-    /// [`FrontError::Channel`].
-    pub fn kick(&mut self) -> Result<(), FrontError> {
-        if self.ring.publish_requests() {
-            self.channel.notify()?;
-        }
-        Ok(())
-    }
-
-    /// Notifies for nothing.
-    ///
-    /// # Errors
-    ///
-    /// [`FrontError::Channel`].
-    pub fn notify(&self) -> Result<(), FrontError> {
-        Ok(self.channel.notify()?)
-    }
-
-    /// The next response, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// [`FrontError::Ring`].
-    pub fn response(&mut self) -> Result<Option<BlkifResponse>, FrontError> {
-        Ok(self.ring.next_response()?)
-    }
-
-    /// The next response, waited for.
-    ///
-    /// # Errors
-    ///
-    /// [`FrontError::Silence`] where none comes.
-    pub fn wait_response(&mut self) -> Result<BlkifResponse, FrontError> {
-        self.wait_response_for(PATIENCE)
-    }
-
-    /// The next response, waited for so long.
-    ///
-    /// # Errors
-    ///
-    /// [`FrontError::Silence`] where none comes.
-    pub fn wait_response_for(&mut self, patience: Duration) -> Result<BlkifResponse, FrontError> {
-        let end = Instant::now() + patience;
-        loop {
-            if let Some(response) = self.ring.next_response()? {
-                return Ok(response);
-            }
-            if !self.ring.final_check_for_responses() {
-                sleep_on(self.channel.eventfd(), end)?;
-                self.channel.take();
-            }
-        }
-    }
-
-    /// Pushes one request and waits for its answer; nothing else is in flight.
-    ///
-    /// # Errors
-    ///
-    /// [`FrontError`].
-    pub fn ask(&mut self, request: &BlkifRequest) -> Result<BlkifResponse, FrontError> {
-        self.push(request).map_err(|RingFull| FrontError::Silence)?;
-        self.kick()?;
-        self.wait_response()
+    /// All queues, each to be used by a thread of its own, if one likes.
+    pub fn queues_mut(&mut self) -> impl Iterator<Item = &mut FrontQueue> {
+        std::iter::once(&mut self.first).chain(&mut self.rest)
     }
 }
 
-impl Drop for BlkFront {
-    /// Takes the grants back. Pages that the back end still uses stay granted.
-    fn drop(&mut self) {
-        for page in self.slots.iter().flatten().chain([&self.ring_page]) {
-            page.take_back(&self.guest);
+/// A driver that starts leaves nothing of an earlier one's keys.
+fn forget_another(client: &dyn Client, home: &str) -> Result<(), FrontError> {
+    for key in client.directory(TxId::NONE, home)? {
+        if options::is_of_a_front_end(&key) {
+            client.rm_if_there(TxId::NONE, &format!("{home}/{key}"))?;
         }
+    }
+    Ok(())
+}
+
+/// The most segments of a request: what the front end wants, where the back end offers as many.
+fn segments(bus: &BareFrontend, options: &FrontOptions) -> usize {
+    let offered = bus.backend_key(key::FEATURE_MAX_INDIRECT_SEGMENTS);
+    let offered = offered.ok().and_then(|text| text.parse::<u16>().ok());
+    let segments = usize::from(options.segments.min(offered.unwrap_or(0)));
+    segments.max(BLKIF_MAX_SEGMENTS_PER_REQUEST)
+}
+
+impl Deref for BlkFront {
+    type Target = FrontQueue;
+
+    /// The first queue.
+    fn deref(&self) -> &FrontQueue {
+        &self.first
+    }
+}
+
+impl DerefMut for BlkFront {
+    fn deref_mut(&mut self) -> &mut FrontQueue {
+        &mut self.first
     }
 }
 
 impl fmt::Debug for BlkFront {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BlkFront")
-            .field("ring", &self.ring)
-            .field("sectors", &self.sectors)
+            .field("options", &self.options)
+            .field("first", &self.first)
             .finish_non_exhaustive()
-    }
-}
-
-/// Sleeps until a descriptor is readable.
-fn sleep_on(fd: BorrowedFd<'_>, end: Instant) -> Result<(), FrontError> {
-    let left = end.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(FrontError::Silence);
-    }
-    let timeout = Timespec::try_from(left).map_err(|_| FrontError::Silence)?;
-    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    match poll(&mut fds, Some(&timeout)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(FrontError::Host(error.into())),
     }
 }

@@ -1,32 +1,31 @@
-//! Transfers of data through a [`BlkFront`], one by one or many at a time.
-
-use std::time::{Duration, Instant};
+//! Transfers of data through a [`FrontQueue`], one by one or many at a time.
 
 use cantle_abi::PAGE_SIZE;
 use cantle_abi::io::blkif::{
-    BLKIF_MAX_SEGMENTS_PER_REQUEST, BLKIF_OP_FLUSH_DISKCACHE, BLKIF_OP_READ, BLKIF_OP_WRITE,
-    BLKIF_RSP_OKAY, BLKIF_SECTOR_SIZE, BlkifResponse,
+    BLKIF_DISCARD_SECURE, BLKIF_MAX_SEGMENTS_PER_REQUEST, BLKIF_OP_DISCARD,
+    BLKIF_OP_FLUSH_DISKCACHE, BLKIF_OP_READ, BLKIF_OP_WRITE, BLKIF_RSP_OKAY, BLKIF_SECTOR_SIZE,
+    BlkifRequest, BlkifRequestDiscard, BlkifResponse,
 };
 use cantle_abi::ring::RingFull;
+use zerocopy::FromZeros;
 
-use super::front::SECTORS_PER_PAGE;
-use super::{BlkFront, FrontError, copy_in, copy_out};
+use super::{FrontError, FrontQueue, copy_in, copy_out};
 
-/// Bytes in the largest request.
+/// Bytes in the largest request that is not indirect.
 pub const REQUEST_BYTES: usize = BLKIF_MAX_SEGMENTS_PER_REQUEST * PAGE_SIZE;
 
-/// One transfer for [`BlkFront::drive`].
+/// One transfer for [`FrontQueue::drive`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
     /// `BLKIF_OP_READ` or `BLKIF_OP_WRITE`.
     pub operation: u8,
     /// The first sector, in units of 512 bytes.
     pub sector: u64,
-    /// How many bytes: whole sectors, at most [`REQUEST_BYTES`].
+    /// How many bytes: whole sectors, at most [`FrontQueue::request_bytes`].
     pub bytes: usize,
 }
 
-impl BlkFront {
+impl FrontQueue {
     /// Keeps up to `depth` transfers in flight until `next` has no more and all are answered; how many there were. The data
     /// that is read stays in the slots' pages, that which is written comes from there.
     ///
@@ -63,72 +62,9 @@ impl BlkFront {
                 self.settle(&answer)?;
                 in_flight -= 1;
                 done += 1;
-                response = self.ring.next_response()?;
+                response = self.response()?;
             }
         }
-    }
-
-    /// `count` reads of 4 KiB at random places, `depth` at a time: how long they took. The disk has at least 8 sectors.
-    ///
-    /// # Errors
-    ///
-    /// [`FrontError`].
-    pub fn random_reads(
-        &mut self,
-        depth: usize,
-        count: u64,
-        seed: u64,
-    ) -> Result<Duration, FrontError> {
-        let blocks = (self.sectors / SECTORS_PER_PAGE as u64).max(1);
-        let mut random = Random::new(seed);
-        let mut left = count;
-        let start = Instant::now();
-        self.drive(depth, || {
-            left = left.checked_sub(1)?;
-            Some(Transfer {
-                operation: BLKIF_OP_READ,
-                sector: random.below(blocks) * SECTORS_PER_PAGE as u64,
-                bytes: PAGE_SIZE,
-            })
-        })?;
-        Ok(start.elapsed())
-    }
-
-    /// `count` reads of `bytes` one after the other from the disk's beginning on, and again from there at its end, each as
-    /// several requests, `depth` requests at a time: how long they took.
-    ///
-    /// # Errors
-    ///
-    /// [`FrontError`].
-    pub fn sequential_reads(
-        &mut self,
-        depth: usize,
-        bytes: usize,
-        count: u64,
-    ) -> Result<Duration, FrontError> {
-        let sectors = (bytes / BLKIF_SECTOR_SIZE) as u64;
-        let (mut at, mut left, mut reads) = (0, 0, count);
-        let last = self.sectors.saturating_sub(sectors);
-        let start = Instant::now();
-        self.drive(depth, || {
-            if left == 0 {
-                reads = reads.checked_sub(1)?;
-                left = bytes;
-                if at > last {
-                    at = 0;
-                }
-            }
-            let here = left.min(REQUEST_BYTES);
-            let transfer = Transfer {
-                operation: BLKIF_OP_READ,
-                sector: at,
-                bytes: here,
-            };
-            left -= here;
-            at += (here / BLKIF_SECTOR_SIZE) as u64;
-            Some(transfer)
-        })?;
-        Ok(start.elapsed())
     }
 
     /// Reads `len` bytes, a whole number of sectors.
@@ -139,12 +75,9 @@ impl BlkFront {
     pub fn read(&mut self, sector: u64, len: usize) -> Result<Vec<u8>, FrontError> {
         let mut data = vec![0; len];
         let mut at = sector;
-        for chunk in data.chunks_mut(REQUEST_BYTES) {
+        for chunk in data.chunks_mut(self.request_bytes()) {
             let slot = self.one(BLKIF_OP_READ, at, chunk.len())?;
-            let pages = self.slots.get(slot).map_or(&[][..], Vec::as_slice);
-            for (part, page) in chunk.chunks_mut(PAGE_SIZE).zip(pages) {
-                copy_out(&page.memory, 0, part);
-            }
+            self.take_from(slot, chunk);
             at += (chunk.len() / BLKIF_SECTOR_SIZE) as u64;
         }
         Ok(data)
@@ -157,12 +90,9 @@ impl BlkFront {
     /// [`FrontError::Status`] where the back end refuses a part.
     pub fn write(&mut self, sector: u64, data: &[u8]) -> Result<(), FrontError> {
         let mut at = sector;
-        for chunk in data.chunks(REQUEST_BYTES) {
+        for chunk in data.chunks(self.request_bytes()) {
             let slot = self.free.front().copied().unwrap_or(0);
-            let pages = self.slots.get(slot).map_or(&[][..], Vec::as_slice);
-            for (part, page) in chunk.chunks(PAGE_SIZE).zip(pages) {
-                copy_in(&page.memory, 0, part);
-            }
+            self.put_into(slot, chunk);
             self.one(BLKIF_OP_WRITE, at, chunk.len())?;
             at += (chunk.len() / BLKIF_SECTOR_SIZE) as u64;
         }
@@ -178,6 +108,50 @@ impl BlkFront {
         self.one(BLKIF_OP_FLUSH_DISKCACHE, 0, 0).map(drop)
     }
 
+    /// Discards sectors; so that nothing of them is left on the medium where `secure`.
+    ///
+    /// # Errors
+    ///
+    /// [`FrontError::Status`] where the back end refuses.
+    pub fn discard(&mut self, sector: u64, sectors: u64, secure: bool) -> Result<(), FrontError> {
+        let mut discard = BlkifRequestDiscard::new_zeroed();
+        discard.operation = BLKIF_OP_DISCARD;
+        discard.flag = if secure { BLKIF_DISCARD_SECURE } else { 0 };
+        discard.sector_number = sector;
+        discard.nr_sectors = sectors;
+        self.must(&discard.into())
+    }
+
+    /// Copies bytes into a slot's pages, from the first one's beginning on.
+    pub fn put_into(&self, slot: usize, bytes: &[u8]) {
+        for (number, part) in bytes.chunks(PAGE_SIZE).enumerate() {
+            if let Some(page) = self.page(slot, number) {
+                copy_in(&page.memory, 0, part);
+            }
+        }
+    }
+
+    /// Copies bytes out of a slot's pages, from the first one's beginning on.
+    pub fn take_from(&self, slot: usize, bytes: &mut [u8]) {
+        for (number, part) in bytes.chunks_mut(PAGE_SIZE).enumerate() {
+            if let Some(page) = self.page(slot, number) {
+                copy_out(&page.memory, 0, part);
+            }
+        }
+    }
+
+    /// A request that is to succeed.
+    ///
+    /// # Errors
+    ///
+    /// [`FrontError::Status`] where it does not.
+    pub fn must(&mut self, request: &BlkifRequest) -> Result<(), FrontError> {
+        match self.ask(request)?.status {
+            BLKIF_RSP_OKAY => Ok(()),
+            status => Err(FrontError::Status(status)),
+        }
+    }
+
     /// One request with the first free slot, and its answer; which slot it was.
     fn one(&mut self, operation: u8, sector: u64, bytes: usize) -> Result<usize, FrontError> {
         let slot = self.free.front().copied().unwrap_or(0);
@@ -187,10 +161,7 @@ impl BlkFront {
             bytes,
         };
         let request = self.request(slot, &transfer);
-        match self.ask(&request)?.status {
-            BLKIF_RSP_OKAY => Ok(slot),
-            status => Err(FrontError::Status(status)),
-        }
+        self.must(&request).map(|()| slot)
     }
 
     fn settle(&mut self, answer: &BlkifResponse) -> Result<(), FrontError> {

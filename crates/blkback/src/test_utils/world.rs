@@ -12,15 +12,15 @@ use cantle_xenstore::xenbus::{DeviceId, toolstack};
 use cantle_xenstore::{Client, Shared};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{BlkFront, FrontError};
-use crate::image::BlockImage;
-use crate::{Backend, BackendError, Stats};
+use super::{BlkFront, FrontError, FrontOptions};
+use crate::image::{BlockImage, Disk};
+use crate::{Backend, BackendError, BackendOptions, DiskControl, Stats};
 
 /// The guest's domain.
 pub const FRONT: DomId = DomId(1);
 /// The domain that serves the disk.
 pub const BACK: DomId = DomId(0);
-/// The guest's memory in pages: the ring, 32 requests of 11 pages, grant table, and some to spare for attacks.
+/// The guest's memory in pages where nothing else is said: a ring, 32 requests of 11 pages, and some to spare for attacks.
 const GUEST_PAGES: usize = 1024;
 
 /// Everything around one disk. The guest is memory and a grant table in this process; store, event channels and grants are
@@ -42,18 +42,25 @@ impl Default for World {
 }
 
 impl World {
-    /// A world with a guest that has no disk yet.
+    /// A world with a guest of 4 MiB that has no disk yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_memory(GUEST_PAGES)
+    }
+
+    /// A world whose guest has so many pages of memory: for each request in flight, 11 or as many segments as it has, and one more where it
+    /// is indirect; and the rings.
     ///
     /// # Panics
     ///
     /// Where two domains do not fit in an empty hub.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn with_memory(pages: usize) -> Self {
         let hub = Hub::new();
         let tables = Arc::new(Tables::new());
         Self {
             store: Shared::default(),
-            guest: Arc::new(HeapGuest::new(&tables, FRONT, GUEST_PAGES)),
+            guest: Arc::new(HeapGuest::new(&tables, FRONT, pages)),
             tables,
             front: hub.add_system(FRONT).expect("the hub is empty"),
             back: hub.add_system(BACK).expect("the number is free"),
@@ -81,6 +88,36 @@ impl World {
         let client = self.client(BACK).map_err(BackendError::Poll)?;
         let (channels, grants) = self.platform();
         Backend::new(client, channels, grants, image, self.id.clone())
+    }
+
+    /// As [`backend`](Self::backend), of a disk with any number of queues.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Backend::with_disk`].
+    pub fn backend_of(
+        &self,
+        disk: Arc<dyn Disk>,
+        options: BackendOptions,
+    ) -> Result<Backend, BackendError> {
+        let client = self.client(BACK).map_err(BackendError::Poll)?;
+        toolstack::create_device(&*client, &self.id, &[], &[])?;
+        self.backend_of_again(disk, options)
+    }
+
+    /// As [`backend_again`](Self::backend_again), of a disk with any number of queues.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Backend::with_disk`].
+    pub fn backend_of_again(
+        &self,
+        disk: Arc<dyn Disk>,
+        options: BackendOptions,
+    ) -> Result<Backend, BackendError> {
+        let client = self.client(BACK).map_err(BackendError::Poll)?;
+        let (channels, grants) = self.platform();
+        Backend::with_disk(client, channels, grants, disk, self.id.clone(), options)
     }
 
     /// The event channels and grants that a backend gets here.
@@ -111,6 +148,13 @@ impl World {
         &self.guest
     }
 
+    /// How many of the guest's pages are mapped by somebody.
+    #[must_use]
+    pub fn mapped(&self) -> u64 {
+        let stats = self.guest.table().stats();
+        stats.maps.saturating_sub(stats.unmaps)
+    }
+
     /// The guest's event channels.
     #[must_use]
     pub fn front_channels(&self) -> &Arc<SystemDomain> {
@@ -126,6 +170,7 @@ impl World {
     pub fn serve(&self, mut backend: Backend) -> Served {
         let stop = Arc::new(EventFd::new(EFD_NONBLOCK).expect("a descriptor is free"));
         let stats = backend.stats();
+        let control = backend.control();
         let until = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
             .name("blkback".to_owned())
@@ -137,6 +182,7 @@ impl World {
         Served {
             stop,
             stats,
+            control,
             thread: Some(thread),
         }
     }
@@ -149,6 +195,15 @@ impl World {
     pub fn front(&self) -> Result<BlkFront, FrontError> {
         BlkFront::connect(self)
     }
+
+    /// As [`front`](Self::front), of another kind.
+    ///
+    /// # Errors
+    ///
+    /// [`FrontError`].
+    pub fn front_with(&self, options: FrontOptions) -> Result<BlkFront, FrontError> {
+        BlkFront::connect_with(self, options)
+    }
 }
 
 type Outcome = (Backend, Result<(), BackendError>);
@@ -158,6 +213,7 @@ type Outcome = (Backend, Result<(), BackendError>);
 pub struct Served {
     stop: Arc<EventFd>,
     stats: Arc<Stats>,
+    control: DiskControl,
     thread: Option<JoinHandle<Outcome>>,
 }
 
@@ -166,6 +222,12 @@ impl Served {
     #[must_use]
     pub fn stats(&self) -> &Arc<Stats> {
         &self.stats
+    }
+
+    /// What may be said to the disk.
+    #[must_use]
+    pub fn control(&self) -> &DiskControl {
+        &self.control
     }
 
     /// Whether the thread has ended by itself.
