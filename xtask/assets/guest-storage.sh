@@ -35,13 +35,13 @@ ext4_on() {
     format=$1 disk=$2
     /usr/sbin/mkfs.ext4 -q -F -m 0 "/dev/$disk" > /tmp/mkfs 2>&1 || fail "mkfs.ext4 on $format ($disk): $(cat /tmp/mkfs)"
     mount -t ext4 "/dev/$disk" /mnt || fail "cannot mount $format ($disk)"
-    data /mnt/data 12 || fail "cannot write to $format"
+    data /mnt/data 6 || fail "cannot write to $format"
     (cd /mnt && sha256sum data > data.sha256)
     # Many small files, each durable before the next; every third goes.
     count=0
     while [ $count -lt 30 ]; do
         count=$((count + 1))
-        dd if=/mnt/data of=/mnt/small-$count bs=4k skip=$((count * 50)) count=$count conv=fsync status=none || fail "cannot write to $format"
+        dd if=/mnt/data of=/mnt/small-$count bs=4k skip=$((count * 25)) count=$count conv=fsync status=none || fail "cannot write to $format"
         [ $((count % 3)) != 0 ] || rm /mnt/small-$count
     done
     # Where the disk takes no discards, this is refused.

@@ -37,7 +37,7 @@ $bb setsid "$CANTLE" run --kernel "$KERNEL" --initrd "$work/initrd" --memory 640
 cantle=$!
 if [ "$KILL_AFTER" != 0 ]; then
     $bb tee "$work/console" < "$work/said" &
-    until $bb grep -q "guest: writing" "$work/console"; do
+    until $bb grep -q "guest: writing" "$work/console" 2> /dev/null; do
         $bb kill -0 $cantle || break
         $bb usleep 50000
     done

@@ -196,6 +196,27 @@ pub(crate) fn pairs(guests: &[Guest], channels: u32) -> Vec<Result<String>> {
     outcomes
 }
 
+/// The storage demo: each release's guest on its own release's host, or with `all` both on both; with disks of every format. Its line for each
+/// pair, or why there is none.
+pub(crate) fn storage(all: bool) -> Vec<Result<String>> {
+    let args = DemoArgs {
+        storage: Some(Format::ALL.to_vec()),
+        timeout: PAIR_TIMEOUT,
+        ..DemoArgs::default()
+    };
+    let mut outcomes = Vec::new();
+    for (host, of_host) in LABS.into_iter().zip(Guest::USUAL) {
+        for guest in Guest::USUAL {
+            if all || guest == of_host {
+                for first in on_or_why(host, &[guest], &args) {
+                    outcomes.extend(until_not_lost(first, host, guest, &args));
+                }
+            }
+        }
+    }
+    outcomes
+}
+
 /// A guest that is held to the 2-level interface, on the host whose KVM delivers such events itself: its line where KVM did, and the guest
 /// left it a few hundred times only.
 pub(crate) fn by_the_kernel() -> Vec<Result<String>> {

@@ -107,7 +107,10 @@ fn demos(tally: &mut Tally, long: bool) {
     eprintln!("test: the demo, {} guests on both hosts …", guests.len());
     let channels = if long { 20_000 } else { 4_000 };
     let pairs = demo::pairs(guests, channels).into_iter();
-    for outcome in pairs.chain(demo::by_the_kernel()) {
+    let outcomes = pairs
+        .chain(demo::by_the_kernel())
+        .chain(demo::storage(long));
+    for outcome in outcomes {
         let (well, line) = match outcome {
             Ok(line) => (true, line),
             Err(error) => (false, format!("{error:#}")),

@@ -29,7 +29,7 @@ use super::{DemoArgs, Host, say};
 use crate::images::{self, Debian, Guest, Tools};
 use crate::interrupt::Scratch;
 use crate::{guests, machine, programs};
-pub(super) use format::Format;
+pub(crate) use format::Format;
 use history::History;
 use said::End;
 use stage::{Boot, Stage};

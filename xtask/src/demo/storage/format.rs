@@ -38,6 +38,9 @@ pub(super) enum Tidiness {
 }
 
 impl Format {
+    /// All there are.
+    pub(crate) const ALL: [Self; 4] = [Self::Raw, Self::Vhd, Self::Qcow2, Self::Vmdk];
+
     /// As `cantle` calls it, and as files do that end so.
     pub(super) fn name(self) -> &'static str {
         match self {

@@ -28,8 +28,8 @@ const IMAGES: &str = "/mnt/images";
 /// MiB of a lab's memory: a guest of 640, its large initial file system three times, and room for a page cache.
 const LAB_MEMORY: u32 = 3072;
 
-/// The guest's vCPUs: as many as its disks have queues, since Linux uses no more than that.
-const VCPUS: u32 = 4;
+/// The guest's vCPUs where it is to use all its disks' queues, of which Linux has one for each vCPU at most; and otherwise.
+const VCPUS: [u32; 2] = [4, 2];
 
 /// The images, and what makes guests of them.
 #[derive(Debug)]
@@ -54,6 +54,7 @@ pub(super) struct Boot {
     disks: String,
     options: String,
     tools: bool,
+    vcpus: u32,
     /// When it is cut short, after the first write.
     after: Duration,
 }
@@ -100,12 +101,14 @@ impl Boot {
 
     fn new(args: &DemoArgs, end: End, cmdline: String, disks: String, tools: bool) -> Self {
         let transport = args.transport.iter();
+        let [all, few] = VCPUS;
         Self {
             end,
             cmdline: format!("{cmdline} {}", args.cmdline),
             disks,
             options: transport.map(|t| format!("--transport {t}")).collect(),
             tools,
+            vcpus: if tools { all } else { few },
             after: Duration::ZERO,
         }
     }
@@ -249,7 +252,7 @@ impl Stage {
             ("TOOLS", &tools),
             ("PROGRAMS", &programs.join(" ")),
             ("HISTORY", history.text()),
-            ("VCPUS", &VCPUS.to_string()),
+            ("VCPUS", &boot.vcpus.to_string()),
             (
                 "CMDLINE",
                 &format!("{} storage.run={}", boot.cmdline, history.next()),
