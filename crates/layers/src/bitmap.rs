@@ -156,7 +156,7 @@ impl Bitmap {
             *word = u64::from_le_bytes(*from);
         }
         if let Some(last) = bitmap.words.last_mut()
-            && len % BITS != 0
+            && !len.is_multiple_of(BITS)
         {
             *last &= (1 << (len % BITS)) - 1;
         }

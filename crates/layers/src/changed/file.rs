@@ -159,7 +159,7 @@ impl Entry {
         }
         let fits = |place: &Place| {
             place.offset >= FIRST
-                && place.offset % BLOCK == 0
+                && place.offset.is_multiple_of(BLOCK)
                 && place.bits <= most_bits
                 && place.area().end < u64::MAX
         };
