@@ -45,6 +45,15 @@ type Cause = Box<dyn Error + Send + Sync>;
 ///
 /// [`DiskError::Create`].
 pub fn create(path: &Path, spec: &CreateSpec) -> Result<(), DiskError> {
+    create_for(path, path, spec)
+}
+
+/// As [`create`], where the image is going to be moved to `place` under the same name: what it says of its parent is right there.
+///
+/// # Errors
+///
+/// [`DiskError::Create`].
+pub fn create_for(path: &Path, place: &Path, spec: &CreateSpec) -> Result<(), DiskError> {
     let failed = |source| DiskError::Create {
         path: path.to_owned(),
         format: spec.format,
@@ -56,8 +65,8 @@ pub fn create(path: &Path, spec: &CreateSpec) -> Result<(), DiskError> {
     }
     match spec.format {
         ImageFormat::Raw => raw(path, spec),
-        ImageFormat::Vhd => vhd(path, spec),
-        ImageFormat::Qcow2 => qcow2(path, spec),
+        ImageFormat::Vhd => vhd(path, place, spec),
+        ImageFormat::Qcow2 => qcow2(path, place, spec),
         ImageFormat::Vmdk => vmdk(path, spec),
     }
     .map_err(failed)
@@ -93,7 +102,7 @@ fn allocate(file: &std::fs::File, len: u64) -> io::Result<()> {
     Ok(rustix::fs::fallocate(file.as_fd(), flags, 0, len)?)
 }
 
-fn vhd(path: &Path, spec: &CreateSpec) -> Result<(), Cause> {
+fn vhd(path: &Path, place: &Path, spec: &CreateSpec) -> Result<(), Cause> {
     use cantle_vhd::{CreateOptions, ParentDisk, Parents, Vhd};
     let sectors = spec.size / 512;
     let mut options = match &spec.parent {
@@ -110,15 +119,32 @@ fn vhd(path: &Path, spec: &CreateSpec) -> Result<(), Cause> {
     if let Some(unit) = spec.unit {
         options.block_size = unit;
     }
-    Vhd::create_path(path, &options)?;
+    if spec.parent.is_some() && spec.size != 0 {
+        options.sectors = Some(sectors);
+    }
+    let folder = match place.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    options.folder = Some(folder.canonicalize()?);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)?;
+    if let Err(error) = Vhd::create(std::sync::Arc::new(file), &options) {
+        // It did not exist before.
+        let _ = std::fs::remove_file(path);
+        return Err(error.into());
+    }
     Ok(())
 }
 
-fn qcow2(path: &Path, spec: &CreateSpec) -> Result<(), Cause> {
+fn qcow2(path: &Path, place: &Path, spec: &CreateSpec) -> Result<(), Cause> {
     use cantle_qcow2::{BackingName, CreateOptions, Preallocation, create_path};
     let mut options = CreateOptions::new(spec.size);
     if let Some((parent, format)) = &spec.parent {
-        let folder = path.parent().unwrap_or(Path::new(""));
+        let folder = place.parent().unwrap_or(Path::new(""));
         // As the image will read it: from its own folder.
         let opened = crate::open_format(&folder.join(parent), *format, true, &crate::Parents::Any)?;
         if spec.size == 0 {

@@ -23,6 +23,7 @@
 mod create;
 mod error;
 mod image_format;
+mod limits;
 mod lock;
 mod open;
 mod spec;
@@ -30,8 +31,10 @@ mod spec;
 #[cfg(test)]
 mod tests;
 
-pub use create::{CreateSpec, create};
+pub use create::{CreateSpec, create, create_for};
 pub use error::DiskError;
 pub use image_format::{ImageFormat, UnknownFormat, probe};
+pub use limits::{BadLimit, parse_limits, set_limit};
+pub use lock::ImageLock;
 pub use open::{OpenDisk, open, open_format};
 pub use spec::{DiskSpec, Overlay, Parents};

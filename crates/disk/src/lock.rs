@@ -10,6 +10,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Error, Result};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The first byte for permissions that are used.
@@ -22,16 +23,24 @@ const CONSISTENT_READ: libc::off_t = 0;
 const WRITE: libc::off_t = 1;
 const RESIZE: libc::off_t = 3;
 
-/// A lock on an image, held until it is dropped.
+/// A lock on an image, held until it is dropped: as [`open`](crate::open) takes it, for tools.
 #[derive(Debug)]
-pub(crate) struct ImageLock {
+pub struct ImageLock {
     _file: File,
 }
 
 impl ImageLock {
     /// Locks an image for writing, or for reading: several may read, or one may write. `None` where that is not possible now.
-    pub(crate) fn take(path: &Path, read_only: bool) -> Result<Option<Self>> {
-        let file = OpenOptions::new().read(true).open(path)?;
+    ///
+    /// # Errors
+    ///
+    /// The host's.
+    pub fn take(path: &Path, read_only: bool) -> Result<Option<Self>> {
+        // Without O_NONBLOCK, opening a pipe would hang.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)?;
         let used: &[_] = if read_only {
             &[CONSISTENT_READ]
         } else {

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cantle_image::{Disk, Format, FormatDisk, FormatOptions, RawDisk, RawFormat, RawOptions};
-use cantle_layers::{
-    Cache, CacheOptions, ChangedBlocks, Granularity, Limits, Throttle, ThrottleHandle,
-};
+use cantle_layers::{Cache, CacheOptions, ChangedBlocks, Granularity, Throttle, ThrottleHandle};
 
 use crate::lock::ImageLock;
 use crate::spec::{DiskSpec, Overlay, Parents};
@@ -20,7 +18,7 @@ use crate::{DiskError, ImageFormat};
 pub struct OpenDisk {
     disk: Arc<dyn Disk>,
     kind: Kind,
-    throttle: ThrottleHandle,
+    throttle: Option<ThrottleHandle>,
     changes: Option<Arc<ChangedBlocks>>,
     cache: Option<Arc<Cache>>,
     /// After `disk`, so that what is left of it goes when it is closed.
@@ -51,10 +49,10 @@ impl OpenDisk {
         &self.disk
     }
 
-    /// The limits, which may be changed at any time.
+    /// The limits, which may be changed at any time; `None` where the disk was opened without.
     #[must_use]
-    pub fn throttle(&self) -> &ThrottleHandle {
-        &self.throttle
+    pub fn throttle(&self) -> Option<&ThrottleHandle> {
+        self.throttle.as_ref()
     }
 
     /// What has changed, where that is tracked.
@@ -139,13 +137,13 @@ pub fn open(spec: &DiskSpec) -> Result<OpenDisk, DiskError> {
             scratch,
         )
     };
-    let throttled = Throttle::new(base.clone(), spec.limits);
-    let throttle = throttled.handle();
-    // A disk without limits goes without what would look at them at each request.
-    let disk = if spec.limits == Limits::default() {
-        base
-    } else {
-        Arc::new(throttled)
+    let (disk, throttle) = match spec.limits {
+        None => (base, None),
+        Some(limits) => {
+            let throttled = Throttle::new(base, limits);
+            let handle = throttled.handle();
+            (Arc::new(throttled) as Arc<dyn Disk>, Some(handle))
+        }
     };
     Ok(OpenDisk {
         disk,

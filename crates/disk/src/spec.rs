@@ -30,8 +30,8 @@ pub struct DiskSpec {
     pub overlay: Option<Overlay>,
     /// What changes is noted in this file, which is made where it is missing, for backups of what has changed.
     pub track_changes: Option<PathBuf>,
-    /// How much it may do per second.
-    pub limits: Limits,
+    /// How much it may do per second. `None`: no limits, and none can be set later; then nothing looks at them at each request.
+    pub limits: Option<Limits>,
     /// Requests that each queue has in the kernel at once.
     pub queue_depth: u16,
     /// Whether the image is locked against others that would write to it, in QEMU's way. For images that others are known to share.
@@ -53,7 +53,7 @@ impl DiskSpec {
             read_cache: None,
             overlay: None,
             track_changes: None,
-            limits: Limits::default(),
+            limits: None,
             queue_depth: 128,
             lock: true,
         }

@@ -3,9 +3,11 @@
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cantle_abi::PAGE_SIZE;
+use cantle_blkback::BackendOptions;
+use cantle_disk::{DiskSpec, ImageFormat};
 
 use crate::error::SetupError;
 
@@ -131,12 +133,24 @@ impl Default for GrantConfig {
 /// A block device.
 #[derive(Clone, Debug)]
 pub struct DiskConfig {
-    /// A raw image or a block device.
-    pub path: PathBuf,
-    /// Whether writes are refused.
-    pub read_only: bool,
+    /// The image and the layers over it.
+    pub disk: DiskSpec,
+    /// How it is served.
+    pub options: BackendOptions,
     /// The guest's name for it (`xvda`); by position where `None`.
     pub vdev: Option<String>,
+}
+
+impl DiskConfig {
+    /// A writable raw image or block device, named by its position.
+    #[must_use]
+    pub fn raw(path: impl AsRef<Path>) -> Self {
+        Self {
+            disk: DiskSpec::new(path, ImageFormat::Raw),
+            options: BackendOptions::default(),
+            vdev: None,
+        }
+    }
 }
 
 /// A network device.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use cantle_abi::DomId;
-use cantle_blkback::image::{RawImage, RawOptions};
+use cantle_blkback::DiskKind;
 use cantle_evtchn::{EventChannels, SystemDomain};
 use cantle_grant::{GrantMapper, InProcessMapper};
 use cantle_netback::Tap;
@@ -15,6 +15,7 @@ use cantle_xenstore::{LocalClient, Shared};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::config::{DiskConfig, GuestConfig, NetConfig};
+use crate::disks::Served;
 use crate::error::SetupError;
 use crate::outcome::Stats;
 use crate::running::join;
@@ -51,7 +52,7 @@ impl Platform {
 
 /// A device that is set up and waits to be served.
 pub(crate) enum Device {
-    Disk(String, Box<cantle_blkback::Backend>),
+    Disk(String, Box<cantle_blkback::Backend>, Served),
     Net(String, Box<cantle_netback::Backend>),
 }
 
@@ -68,13 +69,13 @@ pub(crate) fn create(platform: &Platform, config: &GuestConfig) -> Result<Vec<De
     for (index, disk) in (0..).zip(&config.disks) {
         let name = disk.vdev.clone().unwrap_or_else(|| letter_name(index));
         let number = disk_number(&name).ok_or_else(|| SetupError::Disk {
-            path: disk.path.clone(),
+            path: disk.disk.path.clone(),
             why: format!("{name:?} names no virtual disk; xvda to xvdp do"),
         })?;
-        if let Some(other) = taken.insert(number, disk.path.clone()) {
+        if let Some(other) = taken.insert(number, disk.disk.path.clone()) {
             let why = format!("{name} is taken by {}", other.display());
             return Err(SetupError::Disk {
-                path: disk.path.clone(),
+                path: disk.disk.path.clone(),
                 why,
             });
         }
@@ -115,36 +116,49 @@ fn create_disk(
     number: u32,
 ) -> Result<Device, SetupError> {
     let refuse = |why| SetupError::Disk {
-        path: disk.path.clone(),
+        path: disk.disk.path.clone(),
         why,
     };
-    let options = RawOptions {
-        read_only: disk.read_only,
-        ..RawOptions::default()
-    };
-    let image = RawImage::open(&disk.path, &options).map_err(|e| refuse(chain(&e)))?;
+    let cdrom = disk.options.kind == DiskKind::Cdrom;
+    let mut spec = disk.disk.clone();
+    spec.read_only |= cdrom;
+    let opened = Arc::new(cantle_disk::open(&spec).map_err(|e| refuse(chain(&e)))?);
     let client = platform.client()?;
     let id = DeviceId::new("vbd", number, platform.guest, DomId::DOM0);
-    let (number, path) = (number.to_string(), disk.path.display().to_string());
-    let front = [("virtual-device", number.as_str()), ("device-type", "disk")];
+    let (number, path) = (number.to_string(), spec.path.display().to_string());
+    let device_type = if cdrom { "cdrom" } else { "disk" };
+    let front = [
+        ("virtual-device", number.as_str()),
+        ("device-type", device_type),
+    ];
     let back = [
         ("params", path.as_str()),
         ("type", "file"),
+        ("format", spec.format.name()),
         ("dev", name.as_str()),
-        ("mode", if disk.read_only { "r" } else { "w" }),
-        ("removable", "0"),
+        ("mode", if spec.read_only { "r" } else { "w" }),
+        ("removable", if cdrom { "1" } else { "0" }),
         ("bootable", "1"),
     ];
     toolstack::create_device(&client, &id, &front, &back).map_err(SetupError::host("xenstore"))?;
-    let backend = cantle_blkback::Backend::new(
+    let directory = id.backend_path();
+    let backend = cantle_blkback::Backend::with_disk(
         Arc::new(client),
         platform.channels(),
         platform.grants(),
-        Box::new(image),
+        Arc::clone(opened.disk()),
         id,
+        disk.options,
     )
     .map_err(|e| refuse(chain(&e)))?;
-    Ok(Device::Disk(name, Box::new(backend)))
+    let served = Served {
+        control: backend.control(),
+        opened,
+        spec,
+        directory,
+        changes_media: cdrom || disk.options.kind == DiskKind::Removable,
+    };
+    Ok(Device::Disk(name, Box::new(backend), served))
 }
 
 fn create_net(platform: &Platform, net: &NetConfig, index: u32) -> Result<Device, SetupError> {
@@ -197,7 +211,7 @@ fn format_mac(mac: [u8; 6]) -> String {
 }
 
 /// An error and its causes in one line.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -209,6 +223,14 @@ fn chain(error: &dyn Error) -> String {
 }
 
 impl Device {
+    /// What may be said to it while it is served, if it is a disk.
+    pub(crate) fn served(&self) -> Option<Served> {
+        match self {
+            Self::Disk(_, _, served) => Some(served.clone()),
+            Self::Net(..) => None,
+        }
+    }
+
     /// Starts the device's thread, which serves it until `stop` is readable.
     pub(crate) fn start(self, stop: &EventFd) -> Result<RunningDevice, SetupError> {
         let stop = stop
@@ -225,9 +247,13 @@ impl Device {
                 .map_err(SetupError::host("a device's thread"))
         };
         Ok(match self {
-            Self::Disk(name, mut backend) => {
+            Self::Disk(name, mut backend, served) => {
                 let stats = backend.stats();
-                let serve = Box::new(move || backend.run(&stop).map_err(|e| chain(&e)));
+                let serve = Box::new(move || {
+                    // The image stays open and locked for as long as it is served.
+                    let _served = served;
+                    backend.run(&stop).map_err(|e| chain(&e))
+                });
                 RunningDevice::Disk(name.clone(), stats, spawn(name, serve)?)
             }
             Self::Net(name, mut backend) => {
@@ -275,6 +301,7 @@ impl EndedDevice {
                     ("bytes_written", s.sectors_written * 512),
                     ("refused", s.refused),
                     ("failed", s.failed),
+                    ("stops", s.stops),
                     ("notifications", s.notifications),
                     ("passes", s.passes),
                 ];

@@ -45,6 +45,7 @@ mod config;
 mod console;
 mod counters;
 mod devices;
+mod disks;
 mod domain;
 mod error;
 mod grants;
@@ -62,6 +63,14 @@ mod store;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod test_utils;
 mod timers;
+
+/// What a guest's disks are made of, for those who describe them.
+pub mod disk {
+    pub use cantle_blkback::{BackendOptions, DiskKind, OnError};
+    pub use cantle_disk::{DiskSpec, ImageFormat, Overlay, Parents, set_limit};
+    pub use cantle_image::CacheMode;
+    pub use cantle_layers::Limits;
+}
 
 pub use config::{
     Console, DiskConfig, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, MAX_VCPUS,

@@ -23,6 +23,7 @@ use crate::boot::{self, BootConfig, KernelImage, layout};
 use crate::config::{Console, GuestConfig, TransportChoice};
 use crate::console::{ConsoleOutput, ConsoleRing};
 use crate::devices::{self, Device, Platform};
+use crate::disks::Disks;
 use crate::domain::{Domain, Parts};
 use crate::error::SetupError;
 use crate::grants;
@@ -192,6 +193,7 @@ impl Machine {
             guest_name: config.name.clone(),
         };
         let devices = devices::create(&platform, &config)?;
+        let disks: Vec<_> = devices.iter().filter_map(Device::served).collect();
         let vcpus = create_vcpus(&kvm, &vm, &domain, &entry)?;
         let timers: Subscriber = Box::new(TimerEvents::new(domain.clone()));
         let mut services = vec![
@@ -199,6 +201,13 @@ impl Machine {
             ("timers", vec![timers]),
             ("console", vec![console_ring]),
         ];
+        if !disks.is_empty() {
+            let client = store
+                .client(DomId::DOM0)
+                .map_err(SetupError::host("xenstore"))?;
+            let disks = Disks::new(client, disks).map_err(SetupError::host("xenstore"))?;
+            services.push(("disks", vec![Box::new(disks)]));
+        }
         if let Some(path) = &config.xenstore_socket {
             let socket: Subscriber = Box::new(
                 StoreSocket::listen(&store, path)

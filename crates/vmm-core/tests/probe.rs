@@ -14,11 +14,9 @@ use cantle_xenstore::wire::{self, HEADER_SIZE};
 use support::{assert_passed, console, guest, have_kvm, run, text};
 
 fn disk(path: &std::path::Path, read_only: bool) -> DiskConfig {
-    DiskConfig {
-        path: path.to_owned(),
-        read_only,
-        vdev: None,
-    }
+    let mut disk = DiskConfig::raw(path);
+    disk.disk.read_only = read_only;
+    disk
 }
 
 fn everything(transport: TransportChoice, option: &str) {

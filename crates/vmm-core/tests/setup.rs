@@ -133,9 +133,8 @@ fn kvm_disks_that_are_none_are_refused() {
     let good = tempfile::NamedTempFile::new().unwrap();
     good.as_file().set_len(4096).unwrap();
     let disk = |path: &std::path::Path, vdev: Option<&str>| DiskConfig {
-        path: path.to_owned(),
-        read_only: false,
         vdev: vdev.map(ToOwned::to_owned),
+        ..DiskConfig::raw(path)
     };
     for disks in [
         vec![disk("/nowhere/disk".as_ref(), None)],

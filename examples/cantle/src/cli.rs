@@ -4,12 +4,13 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use cantle_vmm_core::disk::{BackendOptions, OnError};
 use cantle_vmm_core::{
     DiskConfig, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, NetConfig, TransportChoice,
 };
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{self, Action, Guest, spec};
+use crate::config::{self, Action, Guest, disk, spec};
 
 /// Runs Xen guests on plain Linux/KVM.
 #[derive(Debug, Parser)]
@@ -48,7 +49,7 @@ CANTLE_LOG=debug in the environment shows what the host does (error, warn, info,
 
 /// Runs a guest, from options or from a file.
 #[derive(Debug, Args)]
-#[command(after_help = RUN_HELP, group(ArgGroup::new("guest").required(true).args(["file", "kernel"])))]
+#[command(after_help = format!("{}\n\n{RUN_HELP}", disk::HELP), group(ArgGroup::new("guest").required(true).args(["file", "kernel"])))]
 pub(crate) struct RunArgs {
     /// The guest in xl.cfg's syntax, instead of the options that describe one.
     #[arg(
@@ -88,9 +89,14 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N")]
     max_event_rate: Option<NonZeroU32>,
 
-    /// A raw image or block device for the guest; may be given several times: the first is xvda.
-    #[arg(long, value_name = "path=FILE[,ro][,vdev=NAME]", value_parser = spec::disk_option)]
+    /// A disk image or block device for the guest; may be given several times: the first is xvda. See below.
+    #[arg(long, value_name = "path=FILE[,format=FORMAT][,…]", value_parser = disk::option)]
     disk: Vec<DiskConfig>,
+
+    /// What happens when the host fails a disk's request, for all disks that do not say it themselves: the guest is told (report), or
+    /// the disk stops until it is resumed (stop), that only where the host has no room left (enospc).
+    #[arg(long, value_name = "report|stop|enospc", value_parser = disk::on_error)]
+    on_error: Option<OnError>,
 
     /// A network interface on a tap device; may be given several times.
     #[arg(long, value_name = "tap=NAME[,mac=ADDRESS]", value_parser = spec::net_option)]
@@ -179,6 +185,13 @@ impl RunArgs {
             (None, Some(kernel)) => self.described_by_options(kernel.clone()),
             (None, None) => anyhow::bail!("neither --kernel nor a file"),
         };
+        if let Some(on_error) = self.on_error {
+            let usual = BackendOptions::default().on_error;
+            let disks = guest.config.disks.iter_mut();
+            disks
+                .filter(|disk| disk.options.on_error == usual)
+                .for_each(|disk| disk.options.on_error = on_error);
+        }
         guest.config.transport = self.transport.into();
         guest.config.xenstore_socket = self.xenstore_socket.clone();
         Ok(guest)
@@ -286,7 +299,7 @@ mod tests {
         let disks: Vec<_> = guest
             .disks
             .iter()
-            .map(|d| (d.path.to_str(), d.read_only, d.vdev.as_deref()))
+            .map(|d| (d.disk.path.to_str(), d.disk.read_only, d.vdev.as_deref()))
             .collect();
         assert_eq!(
             disks,

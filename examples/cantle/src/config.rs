@@ -3,6 +3,7 @@
 //! Every key is honoured or refused, with the file, the line and the key in the message: a guest never runs with a
 //! setting that was read and dropped.
 
+pub(crate) mod disk;
 pub(crate) mod spec;
 mod syntax;
 
@@ -111,7 +112,7 @@ fn guest(keys: &mut Keys) -> Result<Guest, SyntaxError> {
             vcpus,
             max_event_channels,
             max_event_rate,
-            disks: keys.list::<DiskConfig>("disk", spec::xl_disk)?,
+            disks: keys.list::<DiskConfig>("disk", disk::xl)?,
             nets: keys.list::<NetConfig>("vif", spec::xl_vif)?,
             grants: grants(keys)?,
             transport: TransportChoice::Auto,

@@ -1,11 +1,11 @@
-//! The small languages inside of values: disks, interfaces, sizes, names.
+//! The small languages inside of values: interfaces, sizes, names. Those of disks are in [`disk`](super::disk).
 //!
 //! Each takes a text and says in words what is wrong with it; both the command line and the file use them.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use cantle_vmm_core::{DiskConfig, NetConfig};
+use cantle_vmm_core::NetConfig;
 
 use super::Action;
 
@@ -84,26 +84,6 @@ pub(super) fn action(text: &str) -> Result<Action, String> {
     }
 }
 
-/// `path=FILE[,ro|rw][,vdev=NAME]`.
-pub(crate) fn disk_option(text: &str) -> Result<DiskConfig, String> {
-    let mut disk = Disk::default();
-    for part in text.split(',') {
-        match part.split_once('=') {
-            Some(("path", value)) => set(&mut disk.target, "path", path(value)?)?,
-            Some(("vdev", value)) => set(&mut disk.vdev, "vdev", device_name(value)?)?,
-            _ if matches!(part, "ro" | "rw") => {
-                set(&mut disk.read_only, "the access", part == "ro")?
-            }
-            _ => {
-                return Err(format!(
-                    "unknown part {part:?}: path=FILE, vdev=NAME, ro or rw"
-                ));
-            }
-        }
-    }
-    disk.finish("path=FILE")
-}
-
 /// `tap=NAME[,mac=ADDRESS]`.
 pub(crate) fn net_option(text: &str) -> Result<NetConfig, String> {
     let mut net = Net::default();
@@ -115,42 +95,6 @@ pub(crate) fn net_option(text: &str) -> Result<NetConfig, String> {
         }
     }
     net.finish("tap=NAME")
-}
-
-/// A disk as `xl-disk-configuration` has it: the positions target, format, vdev, access, or keys, or both; and the old
-/// `phy:TARGET,VDEV,ACCESS` and `file:TARGET,VDEV,ACCESS`.
-pub(super) fn xl_disk(text: &str) -> Result<DiskConfig, String> {
-    let mut disk = Disk::default();
-    let mut rest = text;
-    for prefix in ["phy:", "file:", "raw:"] {
-        if let Some(target) = rest.strip_prefix(prefix) {
-            // It says the format, so that its position is not there.
-            disk.format = Some(());
-            rest = target;
-        }
-    }
-    loop {
-        // A target that is named takes the whole rest, commas and all.
-        if let Some(target) = rest.trim_start().strip_prefix("target=") {
-            set(&mut disk.target, "target", path(target)?)?;
-            break;
-        }
-        let (part, more) = rest
-            .split_once(',')
-            .map_or((rest, None), |(part, more)| (part, Some(more)));
-        match part.trim().split_once('=') {
-            Some((key, value)) => disk.key(key, value)?,
-            None => disk.position(part.trim())?,
-        }
-        match more {
-            Some(more) => rest = more,
-            None => break,
-        }
-    }
-    if disk.vdev.is_none() {
-        return Err("the vdev is missing: the guest's name for the disk, as xvda".to_owned());
-    }
-    disk.finish("target")
 }
 
 /// A network interface as `xl-network-configuration` has it, as far as it can be honoured.
@@ -174,54 +118,6 @@ pub(super) fn xl_vif(text: &str) -> Result<NetConfig, String> {
     net.finish("vifname=TAP")
 }
 
-/// A disk that is being read.
-#[derive(Default)]
-struct Disk {
-    target: Option<PathBuf>,
-    /// Given; it can be raw only.
-    format: Option<()>,
-    vdev: Option<String>,
-    read_only: Option<bool>,
-    positions: usize,
-}
-
-impl Disk {
-    fn key(&mut self, key: &str, value: &str) -> Result<(), String> {
-        match key {
-            "format" => set(&mut self.format, "format", format(value)?),
-            "vdev" => set(&mut self.vdev, "vdev", device_name(value)?),
-            "access" => set(&mut self.read_only, "access", access(value)?),
-            _ => Err(format!(
-                "unknown part {key:?}: format, vdev, access or target"
-            )),
-        }
-    }
-
-    /// The next of the parts that have no name; an empty one leaves its default.
-    fn position(&mut self, part: &str) -> Result<(), String> {
-        loop {
-            self.positions += 1;
-            return match self.positions {
-                1 if self.target.is_none() => set(&mut self.target, "target", path(part)?),
-                2 if self.format.is_none() => set(&mut self.format, "format", format(part)?),
-                3 if self.vdev.is_none() => set(&mut self.vdev, "vdev", device_name(part)?),
-                4 if self.read_only.is_none() => set(&mut self.read_only, "access", access(part)?),
-                // Named, or said by the prefix: the part is for the next position.
-                1..=4 => continue,
-                _ => Err(format!("{part:?} is too much")),
-            };
-        }
-    }
-
-    fn finish(self, target: &str) -> Result<DiskConfig, String> {
-        Ok(DiskConfig {
-            path: self.target.ok_or_else(|| format!("{target} is missing"))?,
-            read_only: self.read_only.unwrap_or(false),
-            vdev: self.vdev,
-        })
-    }
-}
-
 /// An interface that is being read.
 #[derive(Default)]
 struct Net {
@@ -238,33 +134,10 @@ impl Net {
     }
 }
 
-fn set<T>(place: &mut Option<T>, what: &str, value: T) -> Result<(), String> {
+pub(super) fn set<T>(place: &mut Option<T>, what: &str, value: T) -> Result<(), String> {
     match place.replace(value) {
         None => Ok(()),
         Some(_) => Err(format!("{what} is given twice")),
-    }
-}
-
-fn format(text: &str) -> Result<(), String> {
-    match text {
-        "" | "raw" => Ok(()),
-        _ => Err(format!("format {text:?} is not supported, only \"raw\"")),
-    }
-}
-
-fn access(text: &str) -> Result<bool, String> {
-    match text {
-        "r" | "ro" => Ok(true),
-        "" | "w" | "rw" => Ok(false),
-        _ => Err(format!("unknown access {text:?}: ro or rw")),
-    }
-}
-
-/// `xvda` to `xvdz`.
-fn device_name(text: &str) -> Result<String, String> {
-    match text.strip_prefix("xvd").map(str::as_bytes) {
-        Some([b'a'..=b'z']) => Ok(text.to_owned()),
-        _ => Err(format!("vdev {text:?} is not supported, only xvda to xvdz")),
     }
 }
 
@@ -305,80 +178,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn disk(text: &str) -> Result<(String, bool, String), String> {
-        xl_disk(text).map(|d| {
-            (
-                d.path.display().to_string(),
-                d.read_only,
-                d.vdev.unwrap_or_default(),
-            )
-        })
-    }
-
-    fn is(path: &str, read_only: bool, vdev: &str) -> Result<(String, bool, String), String> {
-        Ok((path.into(), read_only, vdev.into()))
-    }
-
-    #[test]
-    fn disks_in_each_of_xls_forms() {
-        assert_eq!(
-            disk("/dev/vg/v,raw,xvda,rw"),
-            is("/dev/vg/v", false, "xvda")
-        );
-        assert_eq!(disk("/dev/vg/v,,xvda,ro"), is("/dev/vg/v", true, "xvda"));
-        assert_eq!(disk("/dev/vg/v,,xvda"), is("/dev/vg/v", false, "xvda"));
-        assert_eq!(
-            disk("format=raw, vdev=xvda, access=rw, target=/a,b"),
-            is("/a,b", false, "xvda")
-        );
-        assert_eq!(disk("/v, vdev=xvdb, access=r"), is("/v", true, "xvdb"));
-        assert_eq!(disk("vdev=xvdb,/v,raw,ro"), is("/v", true, "xvdb"));
-        assert_eq!(disk("phy:/dev/sda1,xvdc,w"), is("/dev/sda1", false, "xvdc"));
-        assert_eq!(disk("file:/i.img,xvdd,r"), is("/i.img", true, "xvdd"));
-    }
-
-    #[test]
-    fn disks_that_cannot_be_honoured_say_why() {
-        for (text, word) in [
-            ("/v,qcow2,xvda,rw", "qcow2"),
-            ("/v,raw,hda,rw", "hda"),
-            ("/v,raw,xvda1,rw", "xvda1"),
-            ("/v,raw,xvda,x", "access"),
-            ("/v,raw,xvda,rw,more", "too much"),
-            ("/v", "vdev"),
-            ("", "path"),
-            ("vdev=xvda", "target"),
-            ("/v,,xvda,devtype=cdrom", "devtype"),
-            ("/v,,xvda,target=/w", "twice"),
-            ("/v,format=raw,format=raw,vdev=xvda", "twice"),
-        ] {
-            let error = disk(text).unwrap_err();
-            assert!(error.contains(word), "{text:?}: {error}");
-        }
-    }
-
-    #[test]
-    fn disk_options() {
-        let ok = disk_option("path=/a=b,ro,vdev=xvdz").unwrap();
-        assert_eq!(
-            (ok.path, ok.read_only, ok.vdev.as_deref()),
-            ("/a=b".into(), true, Some("xvdz"))
-        );
-        assert!(!disk_option("path=x").unwrap().read_only);
-        for bad in [
-            "",
-            "x",
-            "path=",
-            "ro",
-            "path=x,path=y",
-            "path=x,ro,rw",
-            "path=x,",
-            "path=x,vdev=sda",
-        ] {
-            assert!(disk_option(bad).is_err(), "{bad:?}");
-        }
-    }
 
     #[test]
     fn interfaces() {
@@ -442,14 +241,8 @@ mod tests {
         #[test]
         fn any_text_never_panics(text in any::<String>(), near in "[a-z=,:/ 0]{0,30}") {
             for text in [text, near] {
-                let _ = (xl_disk(&text), xl_vif(&text), disk_option(&text), net_option(&text), memory(&text), name(&text));
+                let _ = (xl_vif(&text), net_option(&text), memory(&text), name(&text));
             }
-        }
-
-        #[test]
-        fn a_named_target_keeps_every_character(target in "[^\\r\\n]{1,30}") {
-            let disk = xl_disk(&format!("vdev=xvda,target={target}")).unwrap();
-            prop_assert_eq!(disk.path, PathBuf::from(target));
         }
     }
 }

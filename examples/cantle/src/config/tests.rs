@@ -35,7 +35,7 @@ fn a_guest_from_a_file() {
     let disks: Vec<_> = config
         .disks
         .iter()
-        .map(|d| (d.vdev.as_deref(), d.read_only))
+        .map(|d| (d.vdev.as_deref(), d.disk.read_only))
         .collect();
     assert_eq!(disks, [(Some("xvda"), false), (Some("xvdb"), true)]);
     assert_eq!(config.nets[0].tap, "tap0");
@@ -82,7 +82,7 @@ fn what_is_missing_or_wrong_names_its_line() {
     assert_eq!(after("vcpus=99999999999").0, 3);
     assert_eq!(after("on_crash='preserve'").0, 3);
     assert_eq!(after("disk='/a,raw,xvda,rw'").0, 3);
-    assert_eq!(after("disk=[\n'/a,raw,xvda,rw',\n'/b,vhd,xvdb,rw']").0, 5);
+    assert_eq!(after("disk=[\n'/a,raw,xvda,rw',\n'/b,vhdx,xvdb,rw']").0, 5);
     assert_eq!(after("vif=[1]").0, 3);
     assert_eq!(after("cmdline='x'\nextra='y'").0, 4);
     assert_eq!(after("maxmem=1024").0, 3);
