@@ -64,6 +64,7 @@
 
 mod create;
 pub mod descriptor;
+mod error;
 mod lock;
 mod open;
 mod parent;
@@ -79,7 +80,8 @@ mod vmdk;
 
 pub use create::{CreateError, CreateKind, create, create_sparse_on};
 pub use descriptor::{Descriptor, DescriptorError, ExtentLine};
-pub use open::{OpenError, Options};
+pub use error::OpenError;
+pub use open::Options;
 pub use parent::Parent;
 pub use report::Report;
 pub use sparse::header::HeaderError;

@@ -2,6 +2,7 @@
 
 mod crash;
 mod disk;
+mod full;
 mod hostile;
 mod model;
 mod parts;

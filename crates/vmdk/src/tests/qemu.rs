@@ -254,6 +254,17 @@ fn stream_optimized_is_read_and_not_written() {
     let bytes = read_all(&disk);
     assert!(bytes[..model.len()] == model[..]);
     assert_eq!(disk.check().unwrap().errors(), 0);
+    // Nor is a grain that another one's entry names.
+    let mut image = std::fs::read(&path).unwrap();
+    let at = |image: &[u8], place: usize| {
+        u32::from_le_bytes(image[place..place + 4].try_into().unwrap())
+    };
+    let table = at(&image, at(&image, 56) as usize * 512) as usize * 512;
+    assert!(at(&image, table) > 1 && at(&image, table + 4) > 1);
+    image.copy_within(table + 4..table + 8, table);
+    std::fs::write(folder.path().join("other.vmdk"), image).unwrap();
+    let other = Vmdk::open(folder.path().join("other.vmdk"), &read_only()).unwrap();
+    assert!(other.read(0, &mut [0; 512]).is_err() && other.read(65536, &mut [0; 512]).is_ok());
     // A grain that is damaged is an error, not other bytes.
     let mut image = std::fs::read(&path).unwrap();
     let at = image.len() / 2;
