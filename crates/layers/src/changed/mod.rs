@@ -1,27 +1,25 @@
 //! What has changed since the last backup, over restarts and crashes.
 
+mod changes;
 mod file;
+mod id;
 
 use std::fmt;
 use std::fs::File;
 use std::io::Result as IoResult;
 use std::ops::Range;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use cantle_image::{Format, Geometry, Mapped, Storage};
-use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::bitmap::Bitmap;
 use crate::dirty::Gate;
 use crate::sealed::BadHeader;
 use crate::{DirtyTracker, Granularity, LiveDisk};
+pub use changes::Changes;
 use file::{ChangeFile, Entry, Header, MOST};
-
-/// The name of a checkpoint, and of what was written from it to the next one. Shown as a UUID.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct GenerationId(pub [u8; 16]);
+pub use id::{GenerationId, NotAUuid};
 
 /// Why changes cannot be told or tracked.
 #[derive(Debug, thiserror::Error)]
@@ -57,16 +55,6 @@ pub enum ChangedError {
 pub struct ChangedBlocks {
     tracker: DirtyTracker,
     shared: Arc<Shared>,
-}
-
-/// What changed.
-#[derive(Clone, Debug)]
-pub struct Changes {
-    bits: Bitmap,
-    granularity: Granularity,
-    disk: u64,
-    /// Whether everything counts as changed because what did is not known.
-    pub all: bool,
 }
 
 /// A checkpoint.
@@ -385,37 +373,16 @@ fn position(header: &Header, id: GenerationId) -> Result<(usize, bool), ChangedE
 }
 
 fn new_generation() -> IoResult<Entry> {
-    let mut id = [0_u8; 16];
-    getrandom(&mut id, GetRandomFlags::empty())?;
-    // Version 4, variant 1: RFC 9562, 5.4.
-    let [.., version, _, variant, _, _, _, _, _, _, _] = &mut id;
-    *version = *version & 0x0f | 0x40;
-    *variant = *variant & 0x3f | 0x80;
+    let id = GenerationId::random()?;
     let since = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     Ok(Entry {
-        id: GenerationId(id),
+        id,
         since,
         all: false,
         bitmap: None,
     })
-}
-
-impl Changes {
-    /// The changed parts of the disk in bytes, as large as can be, in order.
-    pub fn extents(&self) -> impl Iterator<Item = Range<u64>> + '_ {
-        self.bits
-            .runs()
-            .map(|run| self.granularity.bytes_of(run, self.disk))
-            .filter(|bytes| !bytes.is_empty())
-    }
-
-    /// How many bytes they are.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.extents().map(|extent| extent.end - extent.start).sum()
-    }
 }
 
 impl Drop for ChangedBlocks {
@@ -458,44 +425,6 @@ impl fmt::Debug for ChangedBlocks {
         f.debug_struct("ChangedBlocks")
             .field("generations", &self.generations())
             .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Display for GenerationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, byte) in self.0.iter().enumerate() {
-            let dash = if matches!(at, 4 | 6 | 8 | 10) {
-                "-"
-            } else {
-                ""
-            };
-            write!(f, "{dash}{byte:02x}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for GenerationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// A text that is no [`GenerationId`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a UUID")]
-pub struct NotAUuid;
-
-impl FromStr for GenerationId {
-    type Err = NotAUuid;
-
-    fn from_str(text: &str) -> Result<Self, NotAUuid> {
-        let digits: String = text.chars().filter(|digit| *digit != '-').collect();
-        if digits.len() != 32 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return Err(NotAUuid);
-        }
-        let number = u128::from_str_radix(&digits, 16).map_err(|_| NotAUuid)?;
-        Ok(Self(number.to_be_bytes()))
     }
 }
 

@@ -1,5 +1,6 @@
 //! A live disk moves to another place.
 
+mod control;
 mod copy;
 mod resume;
 mod state;
@@ -17,8 +18,9 @@ pub use state::{MirrorState, Stage, StateError};
 use crate::bitmap::Bitmap;
 use crate::live::{is, take_off};
 use crate::{DirtyTracker, Granularity, LiveDisk};
+use control::Control;
 use resume::Shared;
-use worker::{Control, Worker};
+use worker::Worker;
 
 /// How a [`Mirror`] copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
