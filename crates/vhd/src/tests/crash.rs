@@ -1,9 +1,12 @@
 //! The host crashes at any moment, and any part of what was written since the last flush is on the medium.
 
-use cantle_image::Format;
+use std::fs::File;
+use std::io::Result;
+use std::sync::{Arc, Mutex};
+
 use cantle_image::test_utils::CrashFile;
+use cantle_image::{Format, Storage};
 use proptest::prelude::*;
-use std::sync::Arc;
 
 use super::{Random, options, parent, qemu, raw, read, sector, sectors};
 use crate::{CreateOptions, Kind, OpenOptions, Parents, Vhd};
@@ -42,6 +45,10 @@ impl Hopes {
 
     fn flush(&mut self, disk: &Vhd) {
         disk.flush().unwrap();
+        self.flushed();
+    }
+
+    fn flushed(&mut self) {
         for hopes in &mut self.sectors {
             hopes.drain(..hopes.len() - 1);
         }
@@ -89,7 +96,12 @@ fn crash(kind: Kind, seed: u64, keep_percent: u64) -> Vec<u8> {
         ..OpenOptions::default()
     };
     let mut file = CrashFile::new(&[]).unwrap();
-    let mut disk = Vhd::create(Arc::clone(&file), &options).unwrap();
+    let noted = Arc::default();
+    let storage = |file: &Arc<CrashFile>| Noted {
+        file: Arc::clone(file),
+        left: Arc::clone(&noted),
+    };
+    let mut disk = Vhd::create(storage(&file), &options).unwrap();
     for _ in 0..4 {
         for _ in 0..random.below(60) {
             let at = random.below(super::SECTORS);
@@ -100,9 +112,21 @@ fn crash(kind: Kind, seed: u64, keep_percent: u64) -> Vec<u8> {
                 _ => hopes.write(&disk, at, count),
             }
         }
-        let left = file.crash(|| random.below(100) < keep_percent);
+        // The last flush ends somewhere in its middle, or not.
+        file.set_budget(Some(random.below(8)));
+        noted.lock().unwrap().clear();
+        let flushed = disk.flush().is_ok();
+        let mut left = file.crash(|| random.below(100) < keep_percent);
+        let mut middle = std::mem::take(&mut *noted.lock().unwrap());
+        if random.below(2) == 0 && !middle.is_empty() {
+            let which = random.below(middle.len() as u64);
+            left = middle.swap_remove(usize::try_from(which).unwrap());
+        } else if flushed {
+            hopes.flushed();
+        }
+        file.set_budget(None);
         file = CrashFile::new(&left).unwrap();
-        disk = Vhd::open(Arc::clone(&file), &opening).unwrap();
+        disk = Vhd::open(storage(&file), &opening).unwrap();
         let report = disk.check().unwrap();
         assert!(report.is_clean(), "{report:?}");
         hopes.check(&disk);
@@ -136,31 +160,83 @@ fn fixed_disks_survive() {
     }
 }
 
+/// A file on a host that crashes, which notes what a crash may leave just before it is synchronised: then the most is on its way.
+struct Noted {
+    file: Arc<CrashFile>,
+    left: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Storage for Noted {
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<()> {
+        self.file.read_at(offset, into)
+    }
+
+    fn write_at(&self, offset: u64, from: &[u8]) -> Result<()> {
+        self.file.write_at(offset, from)
+    }
+
+    fn len(&self) -> Result<u64> {
+        Storage::len(&self.file)
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        self.file.punch(offset, len)
+    }
+
+    fn sync(&self) -> Result<()> {
+        let mut left = self.left.lock().unwrap();
+        for seed in 1..6 {
+            let mut random = Random((left.len() as u64 + seed) * 2_654_435_761);
+            left.push(self.file.crash(|| random.below(2) == 0));
+        }
+        self.file.sync()
+    }
+
+    fn file(&self) -> Arc<File> {
+        self.file.file()
+    }
+}
+
 #[test]
 fn growing_survives() {
     for kind in [Kind::Fixed, Kind::Dynamic] {
-        for seed in 1..60 {
-            let mut random = Random(seed * 104_729);
-            let file = CrashFile::new(&[]).unwrap();
-            let disk = Vhd::create(Arc::clone(&file), &options(kind)).unwrap();
+        for more in [1, 7, 4000, 40_000] {
+            let left = Arc::default();
+            let storage = Noted {
+                file: CrashFile::new(&[]).unwrap(),
+                left: Arc::clone(&left),
+            };
+            let file = Arc::clone(&storage.file);
+            let disk = Vhd::create(storage, &options(kind)).unwrap();
             let old = sectors(1, super::SECTORS);
             disk.write(0, &old).unwrap();
             disk.flush().unwrap();
-            // After so many writes the host is gone, in the middle of it.
-            file.set_budget(Some(random.below(12)));
-            let grown = disk.grow(super::SECTORS + 4000);
-            let left = file.crash(|| random.below(2) == 0);
-            let again = Vhd::open(CrashFile::new(&left).unwrap(), &OpenOptions::default()).unwrap();
-            let size = again.geometry().sectors;
-            assert!(size == super::SECTORS || size == super::SECTORS + 4000);
-            assert!(
-                grown.is_err() || size > super::SECTORS,
-                "what has grown, has"
-            );
-            assert!(again.check().unwrap().is_clean());
-            let now = super::read_all(&again);
-            assert!(now[..old.len()] == old);
-            assert!(now[old.len()..].iter().all(|&byte| byte == 0));
+            left.lock().unwrap().clear();
+            disk.grow(super::SECTORS + more).unwrap();
+            let mut crashes = std::mem::take(&mut *left.lock().unwrap());
+            assert!(crashes.len() >= 10, "it goes in steps");
+            let last = crashes.len();
+            crashes.push(file.crash(|| false));
+            for (index, left) in crashes.iter().enumerate() {
+                let again =
+                    Vhd::open(CrashFile::new(left).unwrap(), &OpenOptions::default()).unwrap();
+                let size = again.geometry().sectors;
+                assert!(size == super::SECTORS || size == super::SECTORS + more);
+                assert!(index < last || size > super::SECTORS, "what has grown, has");
+                let report = again.check().unwrap();
+                assert!(report.is_clean(), "{report:?}");
+                let now = super::read_all(&again);
+                assert!(now[..old.len()] == old);
+                assert!(
+                    now[old.len()..].iter().all(|&byte| byte == 0),
+                    "{kind} {more} {index}"
+                );
+                again.grow(super::SECTORS + more + 1).unwrap();
+            }
         }
     }
 }

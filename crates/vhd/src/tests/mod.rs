@@ -7,6 +7,7 @@ mod hostile;
 mod model;
 mod qemu;
 mod space;
+mod threads;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -1,9 +1,12 @@
 //! The host has no more room.
 
+use std::fs::File;
+use std::io::{Error, Result};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use cantle_image::Format;
 use cantle_image::test_utils::CrashFile;
+use cantle_image::{Format, Storage};
 
 use super::{Random, options, parent, raw, read, read_all, sector, sectors};
 use crate::{CreateOptions, Kind, OpenOptions, Parents, Vhd};
@@ -109,4 +112,78 @@ fn waiting_metadata_does_not_grow_without_bound() {
         "{}",
         file.syncs() - before
     );
+}
+
+/// A file on a host that has room for the first half of a write, and then for no more.
+struct Halfway {
+    file: Arc<File>,
+    full: Arc<AtomicBool>,
+    /// Whether a file can be made shorter when the host is full.
+    can_shrink: bool,
+}
+
+impl Storage for Halfway {
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<()> {
+        self.file.read_at(offset, into)
+    }
+
+    fn write_at(&self, offset: u64, from: &[u8]) -> Result<()> {
+        if from.len() > 512 && self.full.load(Ordering::Relaxed) {
+            self.file.write_at(offset, &from[..from.len() / 2])?;
+            return Err(Error::from(rustix::io::Errno::NOSPC));
+        }
+        self.file.write_at(offset, from)
+    }
+
+    fn len(&self) -> Result<u64> {
+        Storage::len(&self.file)
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        if self.full.load(Ordering::Relaxed) && !self.can_shrink {
+            return Err(Error::from(rustix::io::Errno::NOSPC));
+        }
+        Storage::set_len(&self.file, len)
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        self.file.punch(offset, len)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.file.sync()
+    }
+
+    fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
+    }
+}
+
+#[test]
+fn half_a_block_is_nowhere() {
+    for can_shrink in [true, false] {
+        let full = Arc::new(AtomicBool::new(false));
+        let storage = Halfway {
+            file: super::file(),
+            full: Arc::clone(&full),
+            can_shrink,
+        };
+        let file = storage.file();
+        let disk = Vhd::create(storage, &options(Kind::Dynamic)).unwrap();
+        let before = Storage::len(&file).unwrap();
+        full.store(true, Ordering::Relaxed);
+        let failed = disk.write(0, &sectors(1, 8)).unwrap_err();
+        assert_eq!(
+            failed.raw_os_error(),
+            Some(rustix::io::Errno::NOSPC.raw_os_error())
+        );
+        assert_eq!(Storage::len(&file).unwrap() == before, can_shrink);
+        full.store(false, Ordering::Relaxed);
+        disk.write(7 * 512, &sector(9)).unwrap();
+        assert_eq!(
+            read(&disk, 0, 4096),
+            [&[0; 7 * 512][..], &sector(9)].concat()
+        );
+        assert!(disk.check().unwrap().is_clean());
+    }
 }
