@@ -1,5 +1,6 @@
 # What a guest does with its disks, as part of its init (guest-init.sh), which has read storage=STEP,… from the kernel's command line:
 #   work     fio on each of storage.fio=FORMAT:DISK,…, and a file system on each of storage.ext4=FORMAT:DISK,…
+#   bench    measures storage.bench=DISK with fio
 #   verify   holds the disks storage.durable=DISK,… to what /etc/history says was durable on them
 #   write    writes to those until the guest is ended; storage.run=N is the run's number in the history
 #   reset    the same, but the guest resets itself after storage.after=MILLISECONDS
@@ -16,7 +17,8 @@ prepared() {
     mkdir -p /dev/shm
     mount -t tmpfs tmpfs /dev/shm
     for disk in $*; do
-        wait_for -b "/dev/${disk#*:}"
+        disk=${disk#*:}
+        wait_for -b "/dev/${disk#/dev/}"
     done
 }
 
@@ -64,6 +66,22 @@ work() {
     for disk in $on_systems; do ext4_on "${disk%:*}" "${disk#*:}"; done
 }
 
+# bench_on DISK NAME OPTION...: seven seconds of fio; says NAME=KIBIBYTES_PER_S OPERATIONS_PER_S of what it read
+bench_on() {
+    disk=$1 name=$2
+    shift 2
+    /usr/bin/fio --minimal --terse-version=3 --name="$name" --filename="/dev/$disk" --direct=1 --ioengine=libaio --time_based --ramp_time=1 \
+        --runtime=6 "$@" > /tmp/fio 2>&1 || fail "fio on $disk: $(tail -n 3 /tmp/fio)"
+    say "$name=$(grep '^3;' /tmp/fio | cut -d ';' -f 7,8 | tr ';' ' ')"
+}
+
+bench() {
+    disk=$(storage_option bench)
+    prepared "$disk"
+    bench_on "$disk" randread_4k_qd32 --rw=randread --bs=4k --iodepth=32
+    bench_on "$disk" read_1m --rw=read --bs=1m --iodepth=4
+}
+
 verify() {
     /bin/durable verify /etc/history $durable > /tmp/durable 2>&1
     code=$?
@@ -74,10 +92,11 @@ verify() {
 
 durable=
 for disk in $(storage_option durable); do durable="$durable /dev/$disk"; done
-prepared $(storage_option durable)
+[ -z "$durable" ] || prepared $durable
 for step in $(echo "$storage" | tr , ' '); do
     case $step in
     work) work ;;
+    bench) bench ;;
     verify) verify ;;
     write)
         say "writing"

@@ -81,6 +81,9 @@ pub(crate) struct DemoArgs {
     /// With what `cantle` opens those disks, as "cache=none,queues=2".
     #[arg(long, value_name = "OPTIONS", default_value = DISK_OPTIONS, requires = "storage")]
     disk_options: String,
+    /// Only compares: how fast the guest reads its disk from us, and from QEMU's xen-block on the same host, Debian 13.
+    #[arg(long, requires = "storage")]
+    peer: bool,
     /// Gives a guest up after this many seconds.
     #[arg(long, default_value_t = TIMEOUT, value_name = "SECONDS")]
     timeout: u64,
@@ -102,6 +105,7 @@ impl Default for DemoArgs {
             xenstore: None,
             storage: None,
             disk_options: DISK_OPTIONS.to_owned(),
+            peer: false,
             timeout: TIMEOUT,
             no_build: false,
         }
@@ -131,7 +135,10 @@ impl Host {
 
 /// `cargo xtask demo`: one line of JSON on standard output for each pair, everything else on standard error.
 pub(crate) fn main(args: &DemoArgs) -> Result<ExitCode> {
-    let outcomes = if args.all {
+    let outcomes = if let (true, Some(formats)) = (args.peer, &args.storage) {
+        storage::peer::on(args.host, args.guest, args, formats)
+            .unwrap_or_else(|error| vec![Err(error)])
+    } else if args.all {
         on_both_hosts(&Guest::USUAL, args)
     } else {
         match chosen_host(args) {

@@ -10,7 +10,7 @@ use crate::packages::{self, Content, Release, Set};
 use crate::process;
 
 /// Debian 12's own QEMU has faults in its emulation that guests with two vCPUs run into; this one has not.
-const SET: Set = Set {
+pub(crate) const SET: Set = Set {
     name: "emulator",
     release: Release::Trixie,
     content: Content::Closure(&["qemu-system-x86"]),

@@ -14,6 +14,7 @@
 mod checks;
 mod format;
 mod history;
+pub(super) mod peer;
 mod said;
 mod stage;
 mod volume;

@@ -14,6 +14,7 @@ use super::Debian;
 use crate::cpio::Archive;
 use crate::elf;
 use crate::packages::{self, Content, Release, Set};
+use crate::qemu;
 
 /// Programs that go into a guest together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub(crate) enum Tools {
     Xenstore,
     /// `fio`, and the makers and checkers of ext4.
     Storage,
+    /// The emulator, of the same release everywhere: as a peer, for hosts.
+    Emulator,
 }
 
 /// By release.
@@ -72,6 +75,14 @@ const LIBRARIES: [&str; 5] = [
     "lib64",
 ];
 
+/// What the emulator starts a kernel with.
+const FIRMWARE: [&str; 4] = [
+    "usr/share/seabios/bios-256k.bin",
+    "usr/share/qemu/kvmvapic.bin",
+    "usr/share/qemu/linuxboot_dma.bin",
+    "usr/share/qemu/pvh.bin",
+];
+
 /// Where they have their programs.
 const PROGRAMS: [&str; 4] = ["usr/bin", "usr/sbin", "sbin", "bin"];
 
@@ -81,6 +92,7 @@ impl Tools {
         match self {
             Self::Xenstore => "xenstore-tools",
             Self::Storage => "storage-tools",
+            Self::Emulator => "emulator",
         }
     }
 
@@ -89,6 +101,7 @@ impl Tools {
         let [twelve, thirteen] = match self {
             Self::Xenstore => &XENSTORE,
             Self::Storage => &STORAGE,
+            Self::Emulator => &[qemu::SET, qemu::SET],
         };
         packages::unpacked(match debian {
             Debian::Debian12 => twelve,
@@ -126,6 +139,7 @@ impl Tools {
         match self {
             Self::Xenstore => packed.xenstore()?,
             Self::Storage => packed.storage()?,
+            Self::Emulator => packed.emulator()?,
         }
         packed.archive.finish()?;
         Ok(())
@@ -164,6 +178,18 @@ impl<W: Write> Packed<'_, W> {
         self.program("e2fsck", "usr/sbin/e2fsck")?;
         let conf = read(&self.root.join("etc/mke2fs.conf"))?;
         self.archive.file("etc/mke2fs.conf", 0o644, &conf)?;
+        Ok(())
+    }
+
+    fn emulator(&mut self) -> Result<()> {
+        self.program("qemu-system-x86_64", "usr/bin/qemu-system-x86_64")?;
+        for folder in ["usr/share", "usr/share/qemu", "usr/share/seabios"] {
+            self.archive.folder(folder)?;
+        }
+        for name in FIRMWARE {
+            let firmware = read(&self.root.join(name))?;
+            self.archive.file(name, 0o644, &firmware)?;
+        }
         Ok(())
     }
 

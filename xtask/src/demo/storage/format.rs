@@ -51,7 +51,8 @@ impl Format {
         }
     }
 
-    fn qemus_name(self) -> &'static str {
+    /// As QEMU calls it.
+    pub(super) fn qemus_name(self) -> &'static str {
         match self {
             Self::Vhd => "vpc",
             other => other.name(),
@@ -71,6 +72,15 @@ impl Format {
             .arg(image)
             .arg(size.to_string());
         process::output(&mut create).map(drop)
+    }
+
+    /// Makes an image of a disk that has these bytes.
+    pub(super) fn fill(self, image: &Path, raw: &Path) -> Result<()> {
+        let mut convert = Command::new(QEMU_IMG);
+        convert
+            .args(["convert", "-f", "raw", "-O", self.qemus_name()])
+            .args([raw, image]);
+        process::output(&mut convert).map(drop)
     }
 
     /// Whether an image's tables are as they should be, where QEMU can tell.

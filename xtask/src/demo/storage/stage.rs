@@ -20,13 +20,13 @@ use crate::lab::{self, Lab, Setup};
 use crate::{guests, programs, workspace};
 
 /// Bytes of a disk; `storage.fio` counts on it.
-const DISK: u64 = 64 << 20;
+pub(super) const DISK: u64 = 64 << 20;
 
 /// Where the host has the images.
-const IMAGES: &str = "/mnt/images";
+pub(super) const IMAGES: &str = "/mnt/images";
 
 /// MiB of a lab's memory: a guest of 640, its large initial file system three times, and room for a page cache.
-const LAB_MEMORY: u32 = 3072;
+pub(super) const LAB_MEMORY: u32 = 3072;
 
 /// The guest's vCPUs where it is to use all its disks' queues, of which Linux has one for each vCPU at most; and otherwise.
 const VCPUS: [u32; 2] = [4, 2];
@@ -115,15 +115,17 @@ impl Boot {
 }
 
 fn option(format: Format, of: Use, name: &str, args: &DemoArgs) -> String {
-    let mut option = format!("--disk path={IMAGES}/{},vdev={name}", file(format, of));
-    if format != Format::Raw {
-        option.push_str(&format!(",format={}", format.name()));
-    }
+    let image = format!("{IMAGES}/{}", file(format, of));
+    format!("--disk {} ", disk(&image, format, name, args))
+}
+
+/// A disk as `cantle` is told of it.
+pub(super) fn disk(image: &str, format: Format, name: &str, args: &DemoArgs) -> String {
+    let mut disk = format!("path={image},vdev={name},format={}", format.name());
     if !args.disk_options.is_empty() {
-        option.push_str(&format!(",{}", args.disk_options));
+        disk.push_str(&format!(",{}", args.disk_options));
     }
-    option.push(' ');
-    option
+    disk
 }
 
 impl Stage {
@@ -224,11 +226,6 @@ impl Stage {
         let body = fs::read_to_string(&asset)
             .with_context(|| format!("cannot read {}", asset.display()))?;
         let images = format!("/guests/{}", self.guest.name());
-        let programs: Vec<String> = programs_for_guest()
-            .iter()
-            .filter_map(|program| program.file_name())
-            .map(|name| format!("/usr/local/bin/{}", name.display()))
-            .collect();
         let tools = match boot.tools {
             true => format!("{images}/{}.cpio", Tools::Storage.name()),
             false => String::new(),
@@ -243,14 +240,13 @@ impl Stage {
             false => Vec::new(),
         };
         let after = if killed { boot.after.as_millis() } else { 0 };
-        let mut script = String::new();
-        for (name, value) in [
+        Ok(assigned(&[
             ("BUSYBOX", "busybox"),
             ("CANTLE", "cantle"),
             ("KERNEL", &format!("{images}/vmlinuz")),
             ("INITRD", &format!("{images}/initrd")),
             ("TOOLS", &tools),
-            ("PROGRAMS", &programs.join(" ")),
+            ("PROGRAMS", &programs_in_lab()),
             ("HISTORY", history.text()),
             ("VCPUS", &boot.vcpus.to_string()),
             (
@@ -263,17 +259,30 @@ impl Stage {
             ("OPTIONS", &boot.options),
             ("KILL_AFTER", &after.to_string()),
             ("COPIES", &copies.join(" ")),
-        ] {
-            let word = lab::quoted(&[value.to_owned()]);
-            script.push_str(&format!("{name}={word}\n"));
-        }
-        script.push_str(&body);
-        Ok(script)
+        ]) + &body)
     }
 }
 
+/// Variables of a script, one a line.
+pub(super) fn assigned(variables: &[(&str, &str)]) -> String {
+    variables
+        .iter()
+        .map(|(name, value)| format!("{name}={}\n", lab::quoted(&[(*value).to_owned()])))
+        .collect()
+}
+
+/// Where the lab has what goes into the guest.
+pub(super) fn programs_in_lab() -> String {
+    let programs: Vec<String> = programs_for_guest()
+        .iter()
+        .filter_map(|program| program.file_name())
+        .map(|name| format!("/usr/local/bin/{}", name.display()))
+        .collect();
+    programs.join(" ")
+}
+
 /// What goes into the guest's initial file system besides Debian's tools.
-fn programs_for_guest() -> [PathBuf; 3] {
+pub(super) fn programs_for_guest() -> [PathBuf; 3] {
     [
         guests::program("durable"),
         workspace::asset("guest-storage.sh"),
