@@ -50,6 +50,15 @@ impl CpuClock {
     }
 }
 
+/// The time that this thread has used so far.
+///
+/// # Errors
+///
+/// The host has no such clock.
+pub(crate) fn thread_time() -> Result<Duration> {
+    CpuClock(libc::CLOCK_THREAD_CPUTIME_ID).now()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,15 +5,7 @@
 
 mod area;
 mod cpu_clock;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the rows that use it are not there yet")
-)]
 mod disk_op;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the rows that use it are not there yet")
-)]
 mod fio;
 mod grant_backend;
 mod guest_page;
@@ -23,10 +15,6 @@ mod raw_disk;
 mod raw_kvm;
 mod report;
 mod rounds;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the rows that use it are not there yet")
-)]
 mod vhost_user;
 
 use std::path::PathBuf;

@@ -14,7 +14,9 @@ use cantle_abi::SharedMemory;
 use cantle_abi::ring::HeapPages;
 use io_uring::{IoUring, opcode, types};
 
-/// A file, an io_uring, and a page-aligned buffer for each read in flight.
+use crate::disk_op::Op;
+
+/// A file, an io_uring, and a page-aligned buffer for each request in flight.
 pub(crate) struct RawDisk {
     /// Before the buffers, so that the kernel has let go of them when they are freed.
     uring: IoUring,
@@ -23,11 +25,12 @@ pub(crate) struct RawDisk {
 }
 
 impl RawDisk {
-    /// Opens a file for `depth` reads of `pages` pages at a time, past the page cache or through it.
+    /// Opens a file for `depth` requests of `pages` pages at a time, past the page cache or through it.
     pub(crate) fn open(path: &Path, direct: bool, depth: usize, pages: usize) -> Result<Self> {
         let flags = if direct { libc::O_DIRECT } else { 0 };
         let file = OpenOptions::new()
             .read(true)
+            .write(true)
             .custom_flags(flags)
             .open(path)
             .with_context(|| format!("cannot open {}", path.display()))?;
@@ -45,8 +48,13 @@ impl RawDisk {
         })
     }
 
-    /// `count` reads of a whole buffer each at the offsets that `next` gives, as many at a time as there are buffers; how long it took.
-    pub(crate) fn reads(&mut self, count: u64, mut next: impl FnMut() -> u64) -> Result<Duration> {
+    /// `count` requests of a whole buffer each at the offsets that `next` gives, as many at a time as there are buffers; how long it took.
+    pub(crate) fn run(
+        &mut self,
+        op: Op,
+        count: u64,
+        mut next: impl FnMut() -> u64,
+    ) -> Result<Duration> {
         let begun = Instant::now();
         let mut free: Vec<usize> = (0..self.buffers.len()).collect();
         let (mut started, mut done) = (0, 0);
@@ -56,11 +64,13 @@ impl RawDisk {
             {
                 let buffer = self.buffers.get(n).context("a buffer")?;
                 let len = u32::try_from(buffer.len())?;
-                let entry = opcode::Read::new(types::Fixed(0), buffer.as_ptr().as_ptr(), len)
-                    .offset(next())
-                    .build()
-                    .user_data(n as u64);
-                // SAFETY: the buffer is this read's alone until its completion; this loop does not end before, and were the ring
+                let (file, at) = (types::Fixed(0), buffer.as_ptr().as_ptr());
+                let entry = match op {
+                    Op::Read => opcode::Read::new(file, at, len).offset(next()).build(),
+                    Op::Write => opcode::Write::new(file, at, len).offset(next()).build(),
+                };
+                let entry = entry.user_data(n as u64);
+                // SAFETY: the buffer is this request's alone until its completion; this loop does not end before, and were the ring
                 // dropped on an error, that happens before the buffers are.
                 unsafe { self.uring.submission().push(&entry) }?;
                 started += 1;
@@ -71,7 +81,7 @@ impl RawDisk {
                 let len = self.buffers.get(n).context("a buffer")?.len();
                 ensure!(
                     usize::try_from(completion.result()) == Ok(len),
-                    "a read of {len} bytes gave {}",
+                    "a request of {len} bytes gave {}",
                     completion.result()
                 );
                 free.push(n);

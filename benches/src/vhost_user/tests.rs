@@ -160,7 +160,7 @@ fn sides(path: &Path, job: &Job) {
             let rate = pace.rate(slice, |count| {
                 let Some(disk) = disks.get_mut(n) else {
                     let (mut random, mut at) = (Random::new(round + 1), 0);
-                    return bare.reads(count, || {
+                    return bare.run(Op::Read, count, || {
                         at = if job.random {
                             random.below(blocks)
                         } else {

@@ -10,6 +10,10 @@ use rustix::fs::FallocateFlags;
 /// A file that holds an image's bytes. Tests put one in its place that loses what was not synchronised.
 ///
 /// All calls may come from several threads at a time.
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "a file's length may fail, and nobody asks whether it is 0"
+)]
 pub trait Storage: Send + Sync {
     /// Reads exactly so many bytes.
     ///
