@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cantle_abi::io::blkif::BLKIF_SEGMENTS_PER_INDIRECT_PAGE;
-use cantle_image::ImageError;
+use cantle_image::{Geometry, ImageError};
 
 /// What a disk offers, and how it is served. The defaults suit a disk of a Linux guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,4 +110,17 @@ pub enum DiskKind {
     Removable,
     /// A CD-ROM: removable and read-only, whatever the image is.
     Cdrom,
+}
+
+impl DiskKind {
+    /// A disk as the guest is told it is, and as its requests are held against: it may be able to do less than its image.
+    #[must_use]
+    pub fn limit(self, disk: Geometry) -> Geometry {
+        let read_only = disk.read_only || self == Self::Cdrom;
+        Geometry {
+            read_only,
+            discard: disk.discard && !read_only,
+            ..disk
+        }
+    }
 }

@@ -29,6 +29,8 @@ struct Kept {
     cache: PersistentCache,
     /// Those that the image knows by a number.
     known: HashMap<GrantRef, BufferId>,
+    /// Those that are kept no longer, while requests in flight may still name them by their numbers. There are no more than numbers.
+    retired: Vec<(Arc<Mapping>, BufferId)>,
 }
 
 impl GuestPages {
@@ -48,6 +50,7 @@ impl GuestPages {
                 Kept {
                     cache,
                     known: HashMap::new(),
+                    retired: Vec::new(),
                 }
             }),
             wanted: Vec::with_capacity(BLKIF_MAX_SEGMENTS_PER_REQUEST),
@@ -125,9 +128,23 @@ impl GuestPages {
     /// Forgets what the image knows by numbers: another image comes.
     pub(crate) fn unregister_all(&mut self, image: &mut dyn BlockImage) {
         if let Some(kept) = &mut self.kept {
-            for (_, number) in kept.known.drain() {
+            let retired = kept.retired.drain(..).map(|(_, number)| number);
+            for number in kept.known.drain().map(|(_, number)| number).chain(retired) {
                 image.unregister(number);
             }
+        }
+    }
+
+    /// Lets go of pages that are kept no longer and whose last request is over.
+    pub(crate) fn sweep(&mut self, image: &mut dyn BlockImage) {
+        if let Some(kept) = &mut self.kept {
+            kept.retired.retain(|(page, number)| {
+                let in_use = Arc::strong_count(page) > 1;
+                if !in_use {
+                    image.unregister(*number);
+                }
+                in_use
+            });
         }
     }
 
@@ -152,10 +169,10 @@ impl Kept {
         let before = self.cache.stats().misses;
         let page = self.cache.map(grants, granter, gref, Access::ReadWrite)?;
         if self.cache.stats().misses != before {
-            // What went for it is known by no number any more, before it is unmapped.
+            // What went for it stays mapped for as long as a request, this one perhaps, may name it by its number.
             for gone in self.cache.take_evicted() {
                 if let Some(number) = self.known.remove(&gone.gref()) {
-                    image.unregister(number);
+                    self.retired.push((gone, number));
                 }
             }
             if let Some(number) = self.known.remove(&gref) {

@@ -15,7 +15,7 @@ use cantle_grant::{Access, GrantMapper};
 
 use crate::control::Shared;
 use crate::image::{BlockImage, Completion, Io};
-use crate::options::BackendOptions;
+use crate::options::{BackendOptions, DiskKind};
 use crate::pages::GuestPages;
 use crate::request::{Command, Indirect, Offered, Request, RequestError, status};
 use crate::ring::{Ends, Ring};
@@ -45,6 +45,8 @@ pub(crate) struct Queue {
     free: Vec<usize>,
     /// A barrier that was taken and waits for what is in flight.
     barrier: Option<BlkifRequest>,
+    /// A barrier is under way; what came after it waits for its end.
+    in_barrier: bool,
     /// Requests that failed on a disk that stops then: they wait to be tried again.
     parked: Vec<Io>,
     /// Requests of the past, to be used again.
@@ -53,6 +55,7 @@ pub(crate) struct Queue {
     /// The request that is looked at.
     request: Request,
     offered: Offered,
+    kind: DiskKind,
     shared: Arc<Shared>,
 }
 
@@ -79,6 +82,7 @@ impl Queue {
             pending: vec![None; slots],
             free: (0..slots).collect(),
             barrier: None,
+            in_barrier: false,
             parked: Vec::new(),
             spare: Vec::with_capacity(slots),
             finished: Vec::with_capacity(slots),
@@ -88,6 +92,7 @@ impl Queue {
                 discard: options.discard,
                 indirect_segments: options.indirect_segments,
             },
+            kind: options.kind,
             shared,
         }
     }
@@ -152,6 +157,7 @@ impl Queue {
     /// Whether no request may be taken although one may be there.
     fn must_wait(&self) -> bool {
         self.free.is_empty()
+            || self.in_barrier
             || (self.barrier.is_some() && self.in_flight() != 0)
             || self.shared.is_stopped()
     }
@@ -233,6 +239,7 @@ impl Queue {
         match self.prepare(slot, image, &mut io) {
             Ok(()) => {
                 let token = usize::try_from(io.token()).unwrap_or(usize::MAX);
+                self.in_barrier = self.request.command == Command::Barrier;
                 if let Some(place) = self.pending.get_mut(token) {
                     *place = Some(Pending::new(slot, self.request.command, io.bytes()));
                     image.queue(io);
@@ -256,7 +263,7 @@ impl Queue {
         image: &mut dyn BlockImage,
         io: &mut Io,
     ) -> Result<(), RequestError> {
-        let disk = image.geometry();
+        let disk = self.kind.limit(image.geometry());
         let indirect = match Indirect::parse(slot, &self.offered)? {
             Some(indirect) => Some(self.pages.segments(&indirect)?),
             None => None,
@@ -304,6 +311,9 @@ impl Queue {
             self.conclude(io, result);
         }
         self.finished = finished;
+        if count != 0 {
+            self.pages.sweep(image);
+        }
         count
     }
 
@@ -314,6 +324,8 @@ impl Queue {
             return;
         };
         self.free.push(token);
+        // Nothing else is under way beside a barrier.
+        self.in_barrier = false;
         pending.count(self.stats(), result.is_ok());
         io.clear();
         self.spare.push(io);

@@ -12,7 +12,7 @@ use crate::control::Shared;
 use crate::image::{BlockImage, Disk, Geometry};
 use crate::lane::Lane;
 use crate::negotiate;
-use crate::options::{BackendOptions, DiskKind};
+use crate::options::BackendOptions;
 use crate::queue::{Queue, QueueError};
 use crate::ring::Ends;
 use crate::spin::Spin;
@@ -148,7 +148,7 @@ impl Vbd {
     }
 
     pub(crate) fn geometry(&self) -> Geometry {
-        as_kind(self.image.geometry(), self.options.kind)
+        self.options.kind.limit(self.image.geometry())
     }
 
     /// What is to be published of the disk as it is now.
@@ -232,15 +232,6 @@ impl Vbd {
         let grants = Arc::clone(&self.platform.grants);
         let shared = Arc::clone(&self.shared);
         Queue::new(ends, grants, persistent, &self.options, shared)
-    }
-}
-
-/// What a guest is told of a disk, which may be less than it is.
-fn as_kind(disk: Geometry, kind: DiskKind) -> Geometry {
-    Geometry {
-        read_only: disk.read_only || kind == DiskKind::Cdrom,
-        discard: disk.discard && kind != DiskKind::Cdrom,
-        ..disk
     }
 }
 

@@ -201,14 +201,15 @@ fn serve(
     spin: &mut Spin,
 ) -> Result<(), QueueError> {
     let Load { queue, image } = load;
-    if link.retry.swap(false, Ordering::AcqRel) {
-        queue.retry(&mut **image);
-    }
     let mut lane = Lane {
         queue,
         image: &mut **image,
     };
     while link.command() == Command::Serve {
+        // Each time: one that is told to settle and to go on again may never have come to rest in between.
+        if link.retry.swap(false, Ordering::AcqRel) {
+            lane.queue.retry(lane.image);
+        }
         if lane.serve(spin)? {
             continue;
         }
