@@ -27,6 +27,7 @@ fn held() -> (World, Served, BlkFront, Arc<Faults>) {
     let world = World::new();
     let disk = world.serve(world.backend(Box::new(image)).unwrap());
     let front = world.front().unwrap();
+    disk.come_to_rest(&front).unwrap();
     (world, disk, front, faults)
 }
 

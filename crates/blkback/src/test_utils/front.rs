@@ -173,6 +173,13 @@ impl BlkFront {
         }
     }
 
+    /// Does something, and waits until the back end writes its state for it, be it the same one.
+    pub(super) fn wait_event(&self, cause: impl FnOnce()) -> Result<(), FrontError> {
+        self.bus.backend_state()?;
+        cause();
+        sleep_on(self.bus.event_fd(), Instant::now() + PATIENCE)
+    }
+
     /// Says a state, without any of what a driver does for it.
     ///
     /// # Errors

@@ -230,6 +230,16 @@ impl Served {
         &self.control
     }
 
+    /// Waits until the backend has done all that xenstore and the control have told it so far. While it has something to do there it takes no
+    /// requests until those in flight are over, which a test that holds requests back has to know.
+    ///
+    /// # Errors
+    ///
+    /// [`FrontError::Silence`] where the front end is not connected, or the disk does not come to rest.
+    pub fn come_to_rest(&self, front: &BlkFront) -> Result<(), FrontError> {
+        front.wait_event(|| self.control.resized())
+    }
+
     /// Whether the thread has ended by itself.
     #[must_use]
     pub fn is_finished(&self) -> bool {
