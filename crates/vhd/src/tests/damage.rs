@@ -9,7 +9,7 @@ use cantle_image::Format;
 
 use super::{contents, file, options, read, read_all, sector, sectors};
 use crate::footer::{FOOTER, Footer, NewFooter};
-use crate::{Kind, OpenError, OpenOptions, Problem, Vhd};
+use crate::{CreateOptions, Kind, OpenError, OpenOptions, Problem, Vhd};
 
 const TABLE: u64 = 1536;
 
@@ -272,4 +272,22 @@ fn xens_mark_is_kept_and_changed() {
     drop(disk);
     let disk = open(&file).unwrap();
     assert!(disk.info().hidden && disk.check().unwrap().is_clean());
+}
+
+#[test]
+fn what_is_behind_a_disks_end_is_not_seen_when_it_grows() {
+    let file = file();
+    let options = CreateOptions {
+        sectors: Some(super::SECTORS + 1),
+        ..options(Kind::Dynamic)
+    };
+    let disk = Vhd::create(Arc::clone(&file), &options).unwrap();
+    disk.write(super::SECTORS * 512, &sector(1)).unwrap();
+    disk.flush().unwrap();
+    // The last block is last in the file, and has room for seven more sectors.
+    file.write_all_at(&[0xaa; 7 * 512], len(&file) - 8 * 512)
+        .unwrap();
+    disk.grow(super::SECTORS + 20).unwrap();
+    let after = read(&disk, super::SECTORS * 512, 20 * 512);
+    assert!(after == [&sector(1)[..], &[0; 19 * 512]].concat());
 }

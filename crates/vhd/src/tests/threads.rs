@@ -7,6 +7,7 @@ use std::thread;
 use cantle_image::Format;
 use cantle_image::test_utils::CrashFile;
 
+use super::crash::Noted;
 use super::{Random, options, parent, raw, read_all, sector, sectors};
 use crate::{CreateOptions, Kind, OpenOptions, Parents, Vhd};
 
@@ -55,21 +56,26 @@ impl Work {
             std::hint::spin_loop();
         }
         let left = self.file.crash(|| random.below(2) == 0);
-        let disk = Vhd::open(CrashFile::new(&left).unwrap(), opening).unwrap();
-        assert!(disk.check().unwrap().is_clean());
-        for (at, (bytes, done)) in read_all(&disk).chunks(512).zip(done).enumerate() {
-            let tag = u64::from_le_bytes(bytes[..8].try_into().unwrap());
-            assert!(bytes == sector(tag), "sector {at} is torn");
-            let own = tag != 0 && tag % VERSION == at as u64;
-            assert!(
-                own || (done / VERSION == 0 && tag == 0),
-                "sector {at} has {tag}"
-            );
-            assert!(
-                tag >= done,
-                "sector {at}: {tag} is older than the flushed {done}"
-            );
-        }
+        check(&left, opening, &done);
+    }
+}
+
+/// Whether an image has, of each sector, this version or a later one.
+fn check(left: &[u8], opening: &OpenOptions, done: &[u64]) {
+    let disk = Vhd::open(CrashFile::new(left).unwrap(), opening).unwrap();
+    assert!(disk.check().unwrap().is_clean());
+    for (at, (bytes, done)) in read_all(&disk).chunks(512).zip(done).enumerate() {
+        let tag = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+        assert!(bytes == sector(tag), "sector {at} is torn");
+        let own = tag != 0 && tag % VERSION == at as u64;
+        assert!(
+            own || (done / VERSION == 0 && tag == 0),
+            "sector {at} has {tag}"
+        );
+        assert!(
+            tag >= *done,
+            "sector {at}: {tag} is older than the flushed {done}"
+        );
     }
 }
 
@@ -92,8 +98,13 @@ fn crash_among_threads(kind: Kind) {
             ..options(kind)
         };
         let file = CrashFile::new(&[]).unwrap();
+        let left = Arc::default();
+        let storage = Noted {
+            file: Arc::clone(&file),
+            left: Arc::clone(&left),
+        };
         let work = Work {
-            disk: Vhd::create(Arc::clone(&file), &options).unwrap(),
+            disk: Vhd::create(storage, &options).unwrap(),
             file,
             done: (0..super::SECTORS)
                 .map(|at| AtomicU64::new(first(at)))
@@ -120,6 +131,11 @@ fn crash_among_threads(kind: Kind) {
                 std::panic::resume_unwind(failed);
             }
         });
+        // The first ones are of when the image was made.
+        for left in left.lock().unwrap().iter().skip(20) {
+            let first: Vec<u64> = (0..super::SECTORS).map(first).collect();
+            check(left, &opening, &first);
+        }
     }
 }
 
