@@ -27,6 +27,10 @@ use crate::{Durability, Extent, Format, Geometry, ImageError, Io, IoOp, Mapped, 
 const LOOK: Duration = Duration::from_micros(50);
 /// The most that is copied at once for a request that goes the long way.
 const CHUNK: usize = 1 << 20;
+/// How far beyond a read one looks where bytes lie, since the next read is likely to be there.
+const AHEAD: u64 = 64 << 20;
+/// How many extents beyond the read's own that may be.
+const MOST_AHEAD: usize = 32;
 /// The most pieces that a request that goes the short way is made of.
 const MOST_PIECES: usize = 64;
 
@@ -289,7 +293,7 @@ impl State {
             buffer.resize(len, 0);
             format.read(at, buffer)?;
             io.copy_in(skip, buffer);
-            self.learn(&*format, at, len as u64, &before)?;
+            self.learn(&*format, at, len as u64, AHEAD, &before)?;
         }
         Ok(())
     }
@@ -307,7 +311,8 @@ impl State {
             let result = format.write(at, buffer);
             self.dirty.fetch_or(3, Ordering::Relaxed);
             if result.is_ok() {
-                self.learn(&*format, at, len as u64, &before)?;
+                // No further: that it stays where it is, is said of a write's own bytes.
+                self.learn(&*format, at, len as u64, 0, &before)?;
             } else {
                 // Some of it may have found a place: what was known of it is not true any more.
                 lock_mut(&self.known).extents.remove(at, len as u64);
@@ -339,15 +344,36 @@ impl State {
         Before { forgotten, writes }
     }
 
-    /// Enters where bytes lie, if that is known to be true still.
-    fn learn(&self, format: &dyn Format, offset: u64, len: u64, before: &Before) -> Result<()> {
-        let (mut at, end) = (offset, offset + len);
+    /// Enters where bytes lie, and where those after them do up to `ahead` more, if that is known to be true still.
+    fn learn(
+        &self,
+        format: &dyn Format,
+        offset: u64,
+        len: u64,
+        ahead: u64,
+        before: &Before,
+    ) -> Result<()> {
+        let (mut at, own_end) = (offset, offset + len);
+        let end = own_end.saturating_add(ahead).min(self.geometry().bytes());
+        let end = end.max(own_end);
         let mut found = Vec::new();
+        let mut more = MOST_AHEAD;
         while at < end {
-            let mapped = format.map(at, end - at)?;
-            if mapped.len == 0 || mapped.len > end - at {
-                return Err(Error::new(ErrorKind::InvalidData, "an extent of no length"));
+            if at >= own_end {
+                if more == 0 {
+                    break;
+                }
+                more -= 1;
             }
+            let mapped = match format.map(at, end - at) {
+                Ok(mapped) if mapped.len == 0 || mapped.len > end - at => {
+                    return Err(Error::new(ErrorKind::InvalidData, "an extent of no length"));
+                }
+                Ok(mapped) => mapped,
+                // Nobody has asked for it.
+                Err(_) if at >= own_end => break,
+                Err(error) => return Err(error),
+            };
             found.push((at, mapped));
             at += mapped.len;
         }
