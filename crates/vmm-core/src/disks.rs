@@ -12,7 +12,7 @@ use cantle_blkback::DiskControl;
 use cantle_disk::{DiskError, DiskSpec, OpenDisk, parse_limits};
 use cantle_image::Disk;
 use cantle_xenstore::prelude::*;
-use cantle_xenstore::{LocalClient, TxId};
+use cantle_xenstore::{Client, TxId};
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use crate::devices::chain;
@@ -40,7 +40,7 @@ pub(crate) struct Served {
 
 /// Watches the directories of all disks.
 pub(crate) struct Disks {
-    client: LocalClient,
+    client: Arc<dyn Client>,
     disks: Vec<Watched>,
 }
 
@@ -54,7 +54,7 @@ struct Watched {
 
 impl Disks {
     pub(crate) fn new(
-        client: LocalClient,
+        client: Arc<dyn Client>,
         disks: Vec<Served>,
     ) -> Result<Self, cantle_xenstore::Error> {
         let mut watched = Vec::new();
@@ -83,7 +83,7 @@ impl Disks {
             }
         }
         for disk in &mut self.disks {
-            if let Err(error) = disk.obey(&self.client) {
+            if let Err(error) = disk.obey(&*self.client) {
                 tracing::warn!(disk = disk.served.directory, %error, "what was said of a disk cannot be read");
             }
         }
@@ -109,7 +109,7 @@ fn mode(read_only: bool) -> &'static str {
 }
 
 impl Watched {
-    fn obey(&mut self, client: &LocalClient) -> Result<(), cantle_xenstore::Error> {
+    fn obey(&mut self, client: &dyn Client) -> Result<(), cantle_xenstore::Error> {
         let directory = &self.served.directory;
         let read = |key: &str| match client.read_string(TxId::NONE, &format!("{directory}/{key}")) {
             Ok(text) => Ok(Some(text)),
@@ -247,3 +247,6 @@ impl MutEventSubscriber for Disks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

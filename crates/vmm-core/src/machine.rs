@@ -205,7 +205,8 @@ impl Machine {
             let client = store
                 .client(DomId::DOM0)
                 .map_err(SetupError::host("xenstore"))?;
-            let disks = Disks::new(client, disks).map_err(SetupError::host("xenstore"))?;
+            let disks =
+                Disks::new(Arc::new(client), disks).map_err(SetupError::host("xenstore"))?;
             services.push(("disks", vec![Box::new(disks)]));
         }
         if let Some(path) = &config.xenstore_socket {
