@@ -33,12 +33,21 @@ impl End {
     }
 }
 
+/// What Linux says where a disk did not do as it should; what waits for the disk may then wait for ever.
+const COMPLAINTS: [&str; 3] = [
+    "disabled for further use",
+    "I/O error",
+    "blocked for more than",
+];
+
 /// Collects a boot's output.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     partial: Vec<u8>,
     values: BTreeMap<String, String>,
     failure: Option<String>,
+    /// The guest's kernel is not content with a disk.
+    complaint: Option<String>,
     /// Since when the guest writes.
     writing: Option<Instant>,
     durable: Durable,
@@ -79,6 +88,9 @@ impl Said {
     }
 
     fn note(&mut self, line: &str) {
+        if COMPLAINTS.iter().any(|words| line.contains(words)) {
+            self.complaint.get_or_insert(line.to_owned());
+        }
         if let Some((who, why)) = line.split_once(": failed: ") {
             self.failure.get_or_insert(format!("the {who}: {why}"));
         } else if line == "guest: writing" {
@@ -102,6 +114,11 @@ impl Said {
         self.writing.is_some_and(|since| since.elapsed() >= time)
     }
 
+    /// Whether there is no use in waiting.
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.complaint.is_some()
+    }
+
     /// What the writers said was durable.
     pub(super) fn durable(&self) -> &Durable {
         &self.durable
@@ -111,6 +128,9 @@ impl Said {
     pub(super) fn judge(&self, end: End) -> Result<()> {
         if let Some(why) = &self.failure {
             bail!("{why}");
+        }
+        if let Some(line) = &self.complaint {
+            bail!("the guest's kernel: {line}");
         }
         if end == End::Lost {
             return Ok(());
@@ -178,6 +198,9 @@ mod tests {
             let why = said(&good.replace(from, to)).judge(End::Off).unwrap_err();
             assert!(!why.is::<GuestLost>(), "{why}");
         }
+        let line = "[    9.1] xvda disabled for further use\n";
+        let complaint = said(&format!("{line}{good}"));
+        assert!(complaint.is_hopeless() && complaint.judge(End::Off).is_err());
         let crashed = said("guest 'g' crashed: x\nhost: end 3\n");
         assert!(crashed.judge(End::Reset).unwrap_err().is::<GuestLost>());
     }

@@ -207,7 +207,8 @@ impl Stage {
                     begun.elapsed().as_secs_f32()
                 ));
             }
-            if boot.end == End::Lost && said.has_written_for(boot.after) {
+            let cut = boot.end == End::Lost && said.has_written_for(boot.after);
+            if cut || said.is_hopeless() {
                 bail!(Enough);
             }
             Ok(())
@@ -290,7 +291,7 @@ pub(super) fn programs_for_guest() -> [PathBuf; 3] {
     ]
 }
 
-/// The guest has written for long enough: its host may go.
+/// The guest has written for long enough, or too long: its host may go.
 #[derive(Debug)]
 struct Enough;
 
