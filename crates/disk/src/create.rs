@@ -55,7 +55,7 @@ pub fn create(path: &Path, spec: &CreateSpec) -> Result<(), DiskError> {
 /// [`DiskError::Create`].
 pub fn create_for(path: &Path, place: &Path, spec: &CreateSpec) -> Result<(), DiskError> {
     let failed = |source| DiskError::Create {
-        path: path.to_owned(),
+        path: place.to_owned(),
         format: spec.format,
         source,
     };

@@ -170,7 +170,7 @@ pub(crate) struct Convert {
     #[command(flatten)]
     pub(crate) options: Options,
 
-    /// So many bytes of zeroes are left out, at multiples of as many; 0: none, all is written.
+    /// So many bytes of zeroes (up to 256K) are left out, at multiples of as many; 0: none, all is written.
     #[arg(short = 'S', long, value_name = "SIZE", default_value = "4K")]
     pub(crate) sparse_size: Size,
 

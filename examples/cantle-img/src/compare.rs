@@ -14,7 +14,7 @@ use crate::output::Output;
 use crate::progress::Progress;
 
 /// So much is read at a time.
-const PIECE: u64 = 1 << 20;
+const PIECE: usize = 256 << 10;
 /// Exit code where the disks differ.
 const DIFFERENT: u8 = 1;
 
@@ -91,6 +91,7 @@ fn first_difference(
 ) -> Result<Option<u64>> {
     let end = first.geometry().bytes().max(second.geometry().bytes());
     let (mut one, mut other) = (Walk::new(first), Walk::new(second));
+    let mut buffers = (vec![0; PIECE], vec![0; PIECE]);
     let mut at = 0;
     while at < end {
         interrupt.check()?;
@@ -98,13 +99,15 @@ fn first_difference(
         let (zero_other, to_other) = other.at(at)?;
         let mut to = to_one.min(to_other).min(end);
         if !(zero_one && zero_other || same_place(first, second, at, to)) {
-            to = to.min(at + PIECE);
+            to = to.min(at + PIECE as u64);
             let len = usize::try_from(to - at)?;
             let reading = || format!("cannot read at byte {at}");
-            let one = read_or_zeroes(first, at, len).with_context(reading)?;
-            let other = read_or_zeroes(second, at, len).with_context(reading)?;
+            let (one, other) = (head(&mut buffers.0, len), head(&mut buffers.1, len));
+            read_or_zeroes(first, at, one).with_context(reading)?;
+            read_or_zeroes(second, at, other).with_context(reading)?;
             if one != other {
-                let differ = one.iter().zip(&other).position(|(one, other)| one != other);
+                let mut pairs = one.iter().zip(other.iter());
+                let differ = pairs.position(|(one, other)| one != other);
                 return Ok(Some(at + differ.unwrap_or(0) as u64));
             }
         }
@@ -112,6 +115,11 @@ fn first_difference(
         progress.at(at);
     }
     Ok(None)
+}
+
+fn head(buffer: &mut [u8], len: usize) -> &mut [u8] {
+    let len = len.min(buffer.len());
+    buffer.split_at_mut(len).0
 }
 
 /// Whether both have the same bytes of one file there, as two images over one parent have.

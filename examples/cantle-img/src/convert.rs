@@ -8,21 +8,18 @@ use cantle_disk::{ImageFormat, create_for};
 use cantle_image::Format;
 
 use crate::cli::{Cli, Convert};
-use crate::copy::{Copy, Zeroes};
+use crate::copy::{Copy, PIECE, Zeroes};
 use crate::create::{open_parent, set_parent, spec};
 use crate::image::{Below, Image, Opened, Use};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::workshop::Workshop;
 
-/// The largest run of zeroes that is looked for: what is read at a time.
-const MAX_SPARSE: u64 = 1 << 20;
-
 pub(crate) fn convert(cli: &Cli, args: &Convert) -> Result<u8> {
     let interrupt = Interrupt::watch()?;
     ensure!(
-        args.sparse_size.0 <= MAX_SPARSE && args.sparse_size.0.is_multiple_of(512),
-        "cannot take --sparse-size {}: it is a multiple of 512 up to 1M",
+        args.sparse_size.0 <= PIECE as u64 && args.sparse_size.0.is_multiple_of(512),
+        "cannot take --sparse-size {}: it is a multiple of 512 up to 256K",
         args.sparse_size
     );
     let source = Opened::open(&args.source, args.format, cli.parents, Use::Read)?;

@@ -14,9 +14,12 @@ use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 
 /// So much is read at a time.
-const PIECE: usize = 1 << 20;
+pub(crate) const PIECE: usize = 256 << 10;
 /// So many pieces are read and not written yet.
-const AHEAD: usize = 8;
+const AHEAD: usize = 16;
+
+/// So much is made zeroes at a time, which may mean that they are written.
+const MAX_CLEARED: u64 = 64 << 20;
 
 /// What is done where the source has zeroes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,16 +89,15 @@ impl Copy<'_> {
             let is_zero = matches!(part.what, What::Zero(_)) && self.sparse != 0;
             let mut at = part.range.start;
             while at < part.range.end {
-                let most = if (is_zero && self.under.is_none()) || below {
-                    64 << 20
-                } else {
-                    PIECE as u64
+                let skipped = below || (is_zero && self.under.is_none());
+                let end = match skipped {
+                    true => part.range.end,
+                    // Multiples of a piece, so that a unit of a table is not cut.
+                    false => (at / PIECE as u64 + 1) * PIECE as u64,
                 };
-                // Ends are multiples of a piece, so that a unit of a table is not cut.
-                let end = (at / most + 1) * most;
                 let range = at..end.min(part.range.end);
                 at = range.end;
-                let piece = if below || (is_zero && self.under.is_none()) {
+                let piece = if skipped {
                     let data = Vec::new();
                     let range = if below { range.end..range.end } else { range };
                     Piece {
@@ -134,7 +136,8 @@ impl Copy<'_> {
     fn look(&self, range: Range<u64>, bytes: Vec<u8>) -> Result<Piece> {
         let data = match self.under {
             Some(under) => {
-                let there = read_or_zeroes(under, range.start, bytes.len())
+                let mut there = vec![0; bytes.len()];
+                read_or_zeroes(under, range.start, &mut there)
                     .with_context(|| format!("cannot read the parent at byte {}", range.start))?;
                 runs(&bytes, self.sparse.max(512), |part, at| {
                     there.get(at..at + part.len()) != Some(part)
@@ -160,7 +163,7 @@ impl Copy<'_> {
             let mut zero_from = start;
             for part in &piece.data {
                 let (from, to) = (start + part.start as u64, start + part.end as u64);
-                self.clear(zero_from..from)
+                self.clear(zero_from..from, interrupt)
                     .with_context(|| writing(zero_from))?;
                 let bytes = piece.bytes.get(part.clone()).unwrap_or_default();
                 self.target
@@ -168,7 +171,7 @@ impl Copy<'_> {
                     .with_context(|| writing(from))?;
                 zero_from = to;
             }
-            self.clear(zero_from..piece.range.end)
+            self.clear(zero_from..piece.range.end, interrupt)
                 .with_context(|| writing(zero_from))?;
             progress.at(piece.range.end);
             if !piece.bytes.is_empty() {
@@ -180,19 +183,21 @@ impl Copy<'_> {
     }
 
     /// Makes a part of the target zeroes.
-    fn clear(&self, range: Range<u64>) -> io::Result<()> {
+    fn clear(&self, range: Range<u64>, interrupt: &Interrupt) -> Result<()> {
         let discard = match self.zeroes {
             Zeroes::Write { discard } if self.under.is_none() => discard,
             _ => return Ok(()),
         };
         let mut at = range.start;
         while at < range.end {
+            interrupt.check()?;
             let mapped = self.target.map(at, range.end - at)?;
-            let len = mapped.len.min(range.end - at);
-            if len == 0 {
-                return Err(ErrorKind::InvalidData.into());
-            }
             let known = mapped.extent == Extent::Zero;
+            let most = if known { u64::MAX } else { MAX_CLEARED };
+            let len = mapped.len.min(range.end - at).min(most);
+            if len == 0 {
+                return Err(io::Error::from(ErrorKind::InvalidData).into());
+            }
             let cleared = known || discard && self.target.discard(at, len).is_ok();
             if !cleared {
                 write_zeroes(self.target, at, len)?;
@@ -221,15 +226,16 @@ fn write_zeroes(target: &dyn Format, mut at: u64, mut len: u64) -> io::Result<()
     Ok(())
 }
 
-/// What a disk has; zeroes behind its end.
-pub(crate) fn read_or_zeroes(disk: &dyn Format, at: u64, len: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; len];
+/// Reads what a disk has, and zeroes behind its end.
+pub(crate) fn read_or_zeroes(disk: &dyn Format, at: u64, into: &mut [u8]) -> io::Result<()> {
     let there = disk.geometry().bytes().saturating_sub(at);
-    let there = usize::try_from(there).unwrap_or(usize::MAX).min(len);
-    if let Some(part) = bytes.get_mut(..there).filter(|part| !part.is_empty()) {
-        disk.read(at, part)?;
+    let there = usize::try_from(there).unwrap_or(usize::MAX).min(into.len());
+    let (there, behind) = into.split_at_mut(there);
+    behind.fill(0);
+    match there {
+        [] => Ok(()),
+        there => disk.read(at, there),
     }
-    Ok(bytes)
 }
 
 /// The parts of the bytes for which `wanted` is true, in units.

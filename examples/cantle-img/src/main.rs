@@ -21,7 +21,7 @@ mod size;
 mod snapshot;
 mod workshop;
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -57,6 +57,7 @@ fn main() -> ExitCode {
         } else {
             LevelFilter::WARN
         })
+        .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .without_time()
         .init();

@@ -25,7 +25,7 @@ fn damaged_images_are_refused_or_used_and_never_end_in_a_crash() {
             std::fs::write(bench.path(&hostile), &bytes).unwrap();
             for _ in 0..1 + random.next() % 4 {
                 // Headers are at the start, and hold what matters.
-                let most = if random.next() % 2 == 0 {
+                let most = if random.next().is_multiple_of(2) {
                     1024
                 } else {
                     bytes.len() as u64
