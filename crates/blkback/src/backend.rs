@@ -331,14 +331,15 @@ impl Backend {
                     }
                 }
                 Order::Resized => changed = true,
-                Order::Medium(disk) => {
+                Order::Medium(disk, tell) => {
                     let disk = disk.unwrap_or_else(|| Arc::new(NullDisk { sectors: 0 }));
-                    match self.bus.device_mut().change_disk(disk) {
-                        Ok(()) => changed = true,
-                        Err(error) => {
-                            tracing::error!(device = ?self.bus.id(), %error, "the medium cannot be changed");
-                        }
+                    let outcome = self.bus.device_mut().change_disk(disk);
+                    changed |= outcome.is_ok();
+                    if let Err(error) = &outcome {
+                        tracing::error!(device = ?self.bus.id(), %error, "the medium cannot be changed");
                     }
+                    // There is room for one; who said it may not care.
+                    let _ = tell.try_send(outcome);
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -17,8 +18,8 @@ use crate::stats::{Stats, add};
 pub(crate) enum Order {
     /// Try again what the disk stopped for.
     Resume,
-    /// The medium has another size, or is another: `None` for none.
-    Medium(Option<Arc<dyn Disk>>),
+    /// The medium is another: `None` for none. Whoever said it may wait to hear what came of it.
+    Medium(Option<Arc<dyn Disk>>, SyncSender<io::Result<()>>),
     /// The medium that is there may have become larger.
     Resized,
 }
@@ -138,12 +139,21 @@ impl DiskControl {
 
     /// Puts a medium in, in the place of what is there: a CD, or a disk that has moved. The front end is told of its size and nature. Only
     /// for a backend that was made [of a disk](crate::Backend::with_disk).
-    pub fn insert(&self, medium: Arc<dyn Disk>) {
-        self.shared.say(Order::Medium(Some(medium)));
+    ///
+    /// Requests go to the old one until the disk's thread has heard of it and what was in flight is over; the receiver tells when, and what
+    /// came of it.
+    pub fn insert(&self, medium: Arc<dyn Disk>) -> Receiver<io::Result<()>> {
+        self.change(Some(medium))
     }
 
-    /// Takes the medium out: a disk of no sectors is left.
-    pub fn eject(&self) {
-        self.shared.say(Order::Medium(None));
+    /// Takes the medium out: a disk of no sectors is left. The receiver is as for [`insert`](Self::insert).
+    pub fn eject(&self) -> Receiver<io::Result<()>> {
+        self.change(None)
+    }
+
+    fn change(&self, medium: Option<Arc<dyn Disk>>) -> Receiver<io::Result<()>> {
+        let (tell, hear) = sync_channel(1);
+        self.shared.say(Order::Medium(medium, tell));
+        hear
     }
 }

@@ -36,5 +36,5 @@ pub use error::DiskError;
 pub use image_format::{ImageFormat, UnknownFormat, probe};
 pub use limits::{BadLimit, parse_limits, set_limit};
 pub use lock::ImageLock;
-pub use open::{OpenDisk, open, open_format};
+pub use open::{OpenDisk, open, open_format, overlay};
 pub use spec::{DiskSpec, Overlay, Parents};

@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cantle_image::{Disk, Format, FormatDisk, FormatOptions, RawDisk, RawFormat, RawOptions};
 use cantle_layers::{Cache, CacheOptions, ChangedBlocks, Granularity, Throttle, ThrottleHandle};
@@ -23,7 +23,8 @@ pub struct OpenDisk {
     cache: Option<Arc<Cache>>,
     /// After `disk`, so that what is left of it goes when it is closed.
     _scratch: Option<Scratch>,
-    _lock: Option<ImageLock>,
+    lock: Mutex<Option<ImageLock>>,
+    spec: DiskSpec,
 }
 
 enum Kind {
@@ -55,6 +56,18 @@ impl OpenDisk {
         self.throttle.as_ref()
     }
 
+    /// What was asked for.
+    #[must_use]
+    pub fn spec(&self) -> &DiskSpec {
+        &self.spec
+    }
+
+    /// Holds this lock from now on, and gives out the one that it held: the disk has another image now, or another disk has its image.
+    pub fn exchange_lock(&self, lock: Option<ImageLock>) -> Option<ImageLock> {
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *held, lock)
+    }
+
     /// What has changed, where that is tracked.
     #[must_use]
     pub fn changes(&self) -> Option<&Arc<ChangedBlocks>> {
@@ -68,7 +81,7 @@ impl OpenDisk {
     }
 
     /// The disk as one whose format can be exchanged while it is used: for a mirror or a snapshot. `None` for a plain raw disk, which goes a
-    /// shorter way: track its changes, and it is one.
+    /// shorter way unless [`DiskSpec::live`] is set.
     #[must_use]
     pub fn live(&self) -> Option<&FormatDisk> {
         match &self.kind {
@@ -152,7 +165,8 @@ pub fn open(spec: &DiskSpec) -> Result<OpenDisk, DiskError> {
         changes,
         cache,
         _scratch: scratch,
-        _lock: lock,
+        lock: Mutex::new(lock),
+        spec: spec.clone(),
     })
 }
 
@@ -256,14 +270,30 @@ fn open_overlay(
         let options = cantle_qcow2::CreateOptions::new(size);
         cantle_qcow2::create_path(&overlay.path, &options).map_err(layer(&overlay.path, what))?;
     }
+    open_over(&overlay.path, parent, read_only)
+}
+
+fn open_over(
+    path: &Path,
+    parent: Arc<dyn Format>,
+    read_only: bool,
+) -> Result<Arc<dyn Format>, DiskError> {
     let options = cantle_qcow2::Options {
         read_only,
         backing: cantle_qcow2::Backing::Parent(parent),
         ..cantle_qcow2::Options::default()
     };
-    let opened = cantle_qcow2::Qcow2::open_path(&overlay.path, &options)
-        .map_err(layer(&overlay.path, what))?;
-    Ok(Arc::new(opened))
+    let opened = cantle_qcow2::Qcow2::open_path(path, &options);
+    Ok(Arc::new(opened.map_err(layer(path, "an overlay"))?))
+}
+
+/// Opens a qcow2 image as what is written over `parent`, whatever the image says of a parent.
+///
+/// # Errors
+///
+/// [`DiskError::Layer`].
+pub fn overlay(path: &Path, parent: Arc<dyn Format>) -> Result<Arc<dyn Format>, DiskError> {
+    open_over(path, parent, false)
 }
 
 fn track(path: &Path, format: Arc<dyn Format>) -> Result<ChangedBlocks, DiskError> {

@@ -30,6 +30,8 @@ pub struct DiskSpec {
     pub overlay: Option<Overlay>,
     /// What changes is noted in this file, which is made where it is missing, for backups of what has changed.
     pub track_changes: Option<PathBuf>,
+    /// Whether a plain raw disk, too, goes the way on which its format can be exchanged while it is used ([`OpenDisk::live`](crate::OpenDisk::live)). All others do.
+    pub live: bool,
     /// How much it may do per second. `None`: no limits, and none can be set later; then nothing looks at them at each request.
     pub limits: Option<Limits>,
     /// Requests that each queue has in the kernel at once.
@@ -53,6 +55,7 @@ impl DiskSpec {
             read_cache: None,
             overlay: None,
             track_changes: None,
+            live: false,
             limits: None,
             queue_depth: 128,
             lock: true,
@@ -70,6 +73,7 @@ impl DiskSpec {
             && self.read_cache.is_none()
             && self.overlay.is_none()
             && self.track_changes.is_none()
+            && !self.live
     }
 }
 

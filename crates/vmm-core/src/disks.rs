@@ -1,12 +1,15 @@
 //! What a toolstack says of a disk while the guest runs: another medium, a larger size, other limits, that it may go on.
 //!
 //! It is said in the back end's own directory, where only the host may write. `params` and `mode` are Xen's own keys. `control` is
-//! ours: `resume`, `resize SECTORS` (of 512 bytes), `limits KEY=NUMBER,…`; it is removed when it is done, and `control-error` says why one was
+//! ours: `resume`, `resize SECTORS` (of 512 bytes), `limits KEY=NUMBER,…`, and what moves a disk to another image while it is used
+//! ([`motion`]): `mirror FORMAT PATH [BYTES-PER-SECOND]`, `mirror-cancel`, `snapshot PATH`. It is removed when it is done, and `control-error` says why one was
 //! not. A disk that has stopped for an error says so in `stopped`.
 
-use std::os::fd::AsRawFd;
+mod motion;
+
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use cantle_blkback::DiskControl;
 use cantle_disk::{DiskError, DiskSpec, OpenDisk, parse_limits};
@@ -16,12 +19,16 @@ use cantle_xenstore::{Client, TxId};
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use crate::devices::chain;
+use crate::error::SetupError;
 use crate::services::add;
+use motion::Motion;
 
 /// The token of the watches.
 const TOKEN: &str = "disks";
-/// The store has an event; every other number is a disk's that has stopped.
+/// The store has an event; every other number but the next is a disk's that has stopped.
 const STORE: u32 = u32::MAX;
+/// It is time to see how far the mirrors are.
+const TICK: u32 = u32::MAX - 1;
 /// Events taken at a time.
 const EVENTS_PER_CALL: usize = 64;
 
@@ -42,36 +49,40 @@ pub(crate) struct Served {
 pub(crate) struct Disks {
     client: Arc<dyn Client>,
     disks: Vec<Watched>,
+    ticks: OwnedFd,
 }
 
 struct Watched {
     served: Served,
     /// What is in it now; `None`: nothing.
-    medium: Mutex<Option<Arc<OpenDisk>>>,
+    medium: Option<Arc<OpenDisk>>,
     params: String,
     mode: String,
+    /// On its way to another image.
+    motion: Option<Motion>,
 }
 
 impl Disks {
-    pub(crate) fn new(
-        client: Arc<dyn Client>,
-        disks: Vec<Served>,
-    ) -> Result<Self, cantle_xenstore::Error> {
+    pub(crate) fn new(client: Arc<dyn Client>, disks: Vec<Served>) -> Result<Self, SetupError> {
         let mut watched = Vec::new();
         for served in disks {
             for key in ["params", "mode", "control"] {
-                client.watch(&format!("{}/{key}", served.directory), TOKEN)?;
+                client
+                    .watch(&format!("{}/{key}", served.directory), TOKEN)
+                    .map_err(SetupError::host("xenstore"))?;
             }
             watched.push(Watched {
                 params: served.spec.path.display().to_string(),
                 mode: mode(served.spec.read_only).to_owned(),
-                medium: Mutex::new(Some(Arc::clone(&served.opened))),
+                medium: Some(Arc::clone(&served.opened)),
+                motion: None,
                 served,
             });
         }
         Ok(Self {
             client,
             disks: watched,
+            ticks: motion::ticks().map_err(SetupError::host("a timer"))?,
         })
     }
 
@@ -86,6 +97,26 @@ impl Disks {
             if let Err(error) = disk.obey(&*self.client) {
                 tracing::warn!(disk = disk.served.directory, %error, "what was said of a disk cannot be read");
             }
+        }
+        self.set_ticks();
+    }
+
+    /// Sees how far the disks are that are on their way to another image.
+    fn tick(&mut self) {
+        let _ = rustix::io::read(&self.ticks, &mut [0; 8]);
+        for disk in &mut self.disks {
+            if let Err(error) = disk.look_at_mirror(&*self.client) {
+                tracing::debug!(%error, "how far a mirror is cannot be written");
+            }
+        }
+        self.set_ticks();
+    }
+
+    /// Comes back in a while where a disk is on its way, and else not.
+    fn set_ticks(&self) {
+        let moving = self.disks.iter().any(|disk| disk.motion.is_some());
+        if let Err(error) = motion::set_ticks(&self.ticks, moving) {
+            tracing::error!(%error, "a timer cannot be set");
         }
     }
 
@@ -152,14 +183,15 @@ impl Watched {
     }
 
     /// Another image in the old one's place, or none.
-    fn change_medium(&self, params: &str, mode: &str) -> Result<(), String> {
-        let mut medium = self.medium.lock().unwrap_or_else(PoisonError::into_inner);
+    fn change_medium(&mut self, params: &str, mode: &str) -> Result<(), String> {
+        // A copy of what is taken out is of no use.
+        self.motion = None;
         if params.is_empty() {
             if !self.served.changes_media {
                 return Err("the disk is not removable".to_owned());
             }
-            self.served.control.eject();
-            *medium = None;
+            drop(self.served.control.eject());
+            self.medium = None;
             return Ok(());
         }
         let spec = DiskSpec {
@@ -168,7 +200,7 @@ impl Watched {
             ..self.served.spec.clone()
         };
         // The old one's lock would be in the way of the same file's other mode.
-        let old = medium.take();
+        let old = self.medium.take();
         let opened = match cantle_disk::open(&spec) {
             Err(DiskError::Locked { .. })
                 if old.is_some() && spec.path == self.served.spec.path =>
@@ -184,21 +216,20 @@ impl Watched {
         match opened {
             Ok(opened) => {
                 let opened = Arc::new(opened);
-                self.served.control.insert(Arc::clone(opened.disk()));
-                *medium = Some(opened);
+                drop(self.served.control.insert(Arc::clone(opened.disk())));
+                self.medium = Some(opened);
                 Ok(())
             }
             Err(error) => {
-                *medium = old;
+                self.medium = old;
                 Err(chain(&error))
             }
         }
     }
 
-    fn order(&self, order: &str) -> Result<(), String> {
+    fn order(&mut self, order: &str) -> Result<(), String> {
         let (word, rest) = order.split_once(' ').unwrap_or((order, ""));
-        let medium = self.medium.lock().unwrap_or_else(PoisonError::into_inner);
-        let opened = medium.as_ref().ok_or("there is no medium");
+        let opened = self.medium.as_ref().ok_or("there is no medium");
         match word {
             "resume" => self.served.control.resume(),
             "resize" => {
@@ -221,7 +252,14 @@ impl Watched {
                     .ok_or("the disk was started without limits")?
                     .set(limits);
             }
-            _ => return Err(format!("{word:?} is not resume, resize or limits")),
+            "mirror" => self.begin_mirror(rest)?,
+            "mirror-cancel" => self.cancel_mirror()?,
+            "snapshot" => self.snapshot(rest)?,
+            _ => {
+                return Err(format!(
+                    "{word:?} is not resume, resize, limits, mirror, mirror-cancel or snapshot"
+                ));
+            }
         }
         Ok(())
     }
@@ -231,12 +269,14 @@ impl MutEventSubscriber for Disks {
     fn process(&mut self, events: Events, _: &mut EventOps<'_>) {
         match events.data() {
             STORE => self.look(),
+            TICK => self.tick(),
             index => self.say_stopped(index),
         }
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
         add(ops, self.client.event_fd().as_raw_fd(), STORE);
+        add(ops, self.ticks.as_raw_fd(), TICK);
         for (index, disk) in (0_u32..).zip(&self.disks) {
             let fd = disk.served.control.stopped_event().as_raw_fd();
             // It stays readable for as long as the disk is stopped.

@@ -211,3 +211,106 @@ fn a_disk_that_has_stopped_says_so_and_is_resumed() {
     scene.disks.say_stopped(0);
     assert_eq!(scene.read("stopped"), None);
 }
+
+#[test]
+fn a_disk_moves_to_another_image_while_it_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = image(folder.path(), "a", 1);
+    let mut scene = Scene::new(&spec, BackendOptions::default());
+    let target = folder.path().join("b.qcow2");
+    assert_eq!(
+        scene.order(&format!("mirror qcow2 {}", target.display())),
+        None
+    );
+    assert!(scene.order("mirror raw x").is_some(), "one at a time");
+    let mut model = vec![1; usize::try_from(SIZE).unwrap()];
+    let mut byte = 2;
+    while scene.read("mirror").as_deref() != Some("done") {
+        byte = if byte == 200 { 2 } else { byte + 1 };
+        scene
+            .front
+            .write(u64::from(byte) * 8, &[byte; 4096])
+            .unwrap();
+        model[usize::from(byte) * 4096..][..4096].fill(byte);
+        scene.disks.tick();
+    }
+    assert_eq!(scene.read("params"), Some(target.display().to_string()));
+    assert_eq!(scene.read("format").as_deref(), Some("qcow2"));
+    let source = std::fs::read(&spec.path).unwrap();
+    scene.front.write(0, &[77; 512]).unwrap();
+    scene.front.flush().unwrap();
+    assert!(
+        std::fs::read(&spec.path).unwrap() == source,
+        "left as it was"
+    );
+    // The old image is free, the new one taken.
+    drop(cantle_disk::open(&spec).unwrap());
+    let moved = DiskSpec::new(&target, ImageFormat::Qcow2);
+    assert!(matches!(
+        cantle_disk::open(&moved),
+        Err(DiskError::Locked { .. })
+    ));
+    let now = scene.front.read(0, usize::try_from(SIZE).unwrap()).unwrap();
+    model[..512].fill(77);
+    assert!(now == model, "nothing is lost");
+}
+
+#[test]
+fn a_snapshot_leaves_the_image_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = image(folder.path(), "a", 1);
+    let mut scene = Scene::new(&spec, BackendOptions::default());
+    scene.front.write(8, &[2; 4096]).unwrap();
+    let over = folder.path().join("over.qcow2");
+    assert_eq!(scene.order(&format!("snapshot {}", over.display())), None);
+    scene.front.write(16, &[3; 512]).unwrap();
+    scene.front.flush().unwrap();
+    assert_eq!(scene.front.read(8, 4096).unwrap(), [2; 4096]);
+    assert_eq!(scene.front.read(16, 512).unwrap(), [3; 512]);
+    assert_eq!(scene.front.read(17, 512).unwrap(), [1; 512]);
+    let below = std::fs::read(&spec.path).unwrap();
+    assert_eq!(below[4096..8192], [2; 4096]);
+    assert_eq!(below[8192..12288], [1; 4096]);
+    assert!(
+        scene
+            .order(&format!("snapshot {}", over.display()))
+            .is_some(),
+        "it is there"
+    );
+    drop(scene);
+    let chain = DiskSpec {
+        parents: cantle_disk::Parents::SameFolder,
+        ..DiskSpec::new(&over, ImageFormat::Qcow2)
+    };
+    let opened = cantle_disk::open(&chain).unwrap();
+    let mut queue = cantle_image::test_utils::Driven::new(opened.disk()).unwrap();
+    assert_eq!(queue.read(16, 512).unwrap(), [3; 512]);
+    assert_eq!(queue.read(8, 4096).unwrap(), [2; 4096]);
+}
+
+#[test]
+fn a_mirror_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = image(folder.path(), "a", 1);
+    let mut scene = Scene::new(&spec, BackendOptions::default());
+    assert!(scene.order("mirror-cancel").is_some());
+    let target = folder.path().join("b");
+    let order = format!("mirror raw {} 1000", target.display());
+    assert_eq!(scene.order(&order), None);
+    scene.disks.tick();
+    assert!(scene.read("mirror").unwrap().contains("total=1048576"));
+    assert_eq!(scene.order("mirror-cancel"), None);
+    scene.front.write(0, &[5; 512]).unwrap();
+    scene.front.flush().unwrap();
+    assert_eq!(std::fs::read(&spec.path).unwrap()[..512], [5; 512]);
+    for wrong in [
+        "mirror",
+        "mirror raw",
+        "mirror vhdx x",
+        "mirror raw x fast",
+        "mirror raw /proc/nowhere",
+        "snapshot",
+    ] {
+        assert!(scene.order(wrong).is_some(), "{wrong:?}");
+    }
+}
