@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use cantle_image::RawFormat;
 use cantle_image::test_utils::CrashFile;
@@ -299,5 +300,62 @@ fn an_id_is_written_as_a_uuid() {
         "€€€€€€€€€€",
     ] {
         assert_eq!(wrong.parse::<GenerationId>(), Err(NotAUuid));
+    }
+}
+
+/// A file whose synchronisations fail when so many are left.
+struct Unsynced(Arc<CrashFile>, Arc<AtomicI64>);
+
+impl Storage for Unsynced {
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> IoResult<()> {
+        self.0.read_at(offset, into)
+    }
+    fn write_at(&self, offset: u64, from: &[u8]) -> IoResult<()> {
+        self.0.write_at(offset, from)
+    }
+    fn len(&self) -> IoResult<u64> {
+        self.0.len()
+    }
+    fn set_len(&self, len: u64) -> IoResult<()> {
+        self.0.set_len(len)
+    }
+    fn punch(&self, offset: u64, len: u64) -> IoResult<()> {
+        self.0.punch(offset, len)
+    }
+    fn sync(&self) -> IoResult<()> {
+        if self.1.fetch_sub(1, Ordering::SeqCst) == 0 {
+            return Err(std::io::ErrorKind::Other.into());
+        }
+        self.0.sync()
+    }
+    fn file(&self) -> Arc<File> {
+        self.0.file()
+    }
+}
+
+#[test]
+fn what_fails_to_be_said_on_file_may_stand_there_all_the_same() {
+    // The synchronisation that fails, and what it fails in: a checkpoint or a save.
+    for (fails, save) in [(0, false), (1, false), (0, true), (1, true)] {
+        let host = Host::new();
+        let left = Arc::new(AtomicI64::new(i64::MAX));
+        let file = Unsynced(Arc::clone(&host.file), Arc::clone(&left));
+        let granularity = Granularity::new(GRANULE).unwrap();
+        let changed = ChangedBlocks::create(raw(&host.data, GRANULES), Box::new(file), granularity);
+        let host = Host::of(host.data.clone(), host.file.clone(), changed.unwrap());
+        let first = host.changed.generations()[0].id;
+        host.write(3, 3);
+        left.store(fails, Ordering::SeqCst);
+        if save {
+            host.changed.save().unwrap_err();
+        } else {
+            host.changed.checkpoint(&*host.disk).unwrap_err();
+        }
+        host.write(5, 5);
+        for keep in [true, false] {
+            let (_, after) = host.crash(|| keep);
+            let changed = after.changed(first);
+            assert!(changed.contains(&3) && changed.contains(&5), "{changed:?}");
+        }
     }
 }

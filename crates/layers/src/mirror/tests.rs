@@ -218,6 +218,8 @@ fn an_error_of_the_target_ends_the_copy_which_goes_on_when_told_or_is_given_up()
         let source: Arc<dyn Format> = sparse(SIZE);
         let disk = EagerDisk::new(Arc::clone(&source));
         let writers = Writers::start(&disk, 3, 60);
+        // Something that nobody writes again.
+        disk.write(SIZE - 4096, &[0xab; 4096]).unwrap();
         let target = Arc::new(Failing(sparse(SIZE), true.into()));
         until(|| disk.contents().unwrap()[0] != 0);
         let mut mirror = Mirror::start(disk.clone(), target.clone(), None, options()).unwrap();
@@ -233,6 +235,10 @@ fn an_error_of_the_target_ends_the_copy_which_goes_on_when_told_or_is_given_up()
             source
         };
         assert!(Arc::ptr_eq(&now, &disk.format()));
+        assert_eq!(
+            contents(&*now).unwrap()[usize::try_from(SIZE - 4096).unwrap()],
+            0xab
+        );
         let last = writers.stop();
         assert_eq!(moment(&contents(&*now).unwrap(), 3, 60), Some(last));
     }
@@ -479,4 +485,32 @@ fn a_state_that_cannot_be_kept_ends_the_copy_and_not_the_disk() {
     disk.write(0, &[1; 4096]).unwrap();
     assert!(matches!(mirror.wait(), Err(MirrorError::State(_))));
     disk.write(65536, &[1; 4096]).unwrap();
+}
+
+#[test]
+fn what_is_written_during_a_sync_point_is_not_said_to_be_copied() {
+    let bytes = vec![7; usize::try_from(GRANULES * GRANULE).unwrap()];
+    let (source, target) = (
+        CrashFile::new(&bytes).unwrap(),
+        CrashFile::new(&bytes).unwrap(),
+    );
+    let file = CrashFile::new(&[]).unwrap();
+    let region = Granularity::new(2 * GRANULE).unwrap();
+    let state =
+        MirrorState::create(Box::new(Arc::clone(&file)), GRANULES * GRANULE, region).unwrap();
+    let options = MirrorOptions {
+        granularity: Granularity::new(GRANULE).unwrap(),
+        ..MirrorOptions::default()
+    };
+    let (tracker, ledger) = put_on(&raw(&source), &raw(&target), Some(state), options).unwrap();
+    let ledger = ledger.unwrap();
+    while tracker.clear_first(0, u64::MAX).is_some() {}
+    ledger
+        .sync_point(&tracker, || tracker.write(3 * GRANULE, &[1; 4096]))
+        .unwrap();
+    let again = MirrorState::open(Box::new(file))
+        .unwrap()
+        .copied(GRANULES * GRANULE)
+        .unwrap();
+    assert_eq!((again.count(), again.get(1)), (GRANULES / 2 - 1, false));
 }

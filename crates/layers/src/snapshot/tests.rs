@@ -137,3 +137,61 @@ fn a_view_under_writers_is_of_one_moment() {
         assert_eq!(moment(&disk.contents().unwrap(), 3, 20), Some(last));
     }
 }
+
+/// A format that takes its time to read.
+struct Slow(
+    Arc<dyn Format>,
+    std::sync::atomic::AtomicBool,
+    std::sync::mpsc::Sender<()>,
+);
+
+impl Format for Slow {
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+    fn files(&self) -> Vec<Arc<File>> {
+        self.0.files()
+    }
+    fn map(&self, offset: u64, len: u64) -> Result<Mapped> {
+        self.0.map(offset, len)
+    }
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<()> {
+        if !self.1.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            // The writer may come now.
+            let _ = self.2.send(());
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        self.0.read(offset, into)
+    }
+    fn write(&self, offset: u64, from: &[u8]) -> Result<()> {
+        self.0.write(offset, from)
+    }
+    fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.0.discard(offset, len)
+    }
+    fn flush(&self) -> Result<()> {
+        self.0.flush()
+    }
+}
+
+#[test]
+fn a_write_waits_for_a_view_that_reads_the_same_granule() {
+    let file: Arc<File> = Arc::new(tempfile::tempfile().unwrap());
+    let (tell, told) = std::sync::mpsc::channel();
+    let inner = SparseFormat::new(file, SIZE).unwrap();
+    let disk = EagerDisk::new(Arc::new(Slow(inner, false.into(), tell)));
+    disk.write(0, &[1; 4096]).unwrap();
+    let view = snapshot(&disk);
+    let writer = std::thread::spawn(move || {
+        told.recv().unwrap();
+        disk.write(0, &[2; 4096]).unwrap();
+        disk
+    });
+    let mut bytes = [0; 4096];
+    view.read(0, &mut bytes).unwrap();
+    assert_eq!(bytes, [1; 4096]);
+    view.read(0, &mut bytes).unwrap();
+    assert_eq!(bytes, [1; 4096]);
+    writer.join().unwrap().read(0, &mut bytes).unwrap();
+    assert_eq!(bytes, [2; 4096]);
+}

@@ -86,7 +86,7 @@ fn reads_do_not_pay_for_writes() {
 #[test]
 fn limits_change_for_what_waits() {
     let throttle = disk(Limits {
-        read_iops: 1,
+        read_bps: 1,
         ..Limits::default()
     });
     let mut image = throttle.open_queue().unwrap();
@@ -249,4 +249,29 @@ fn errors_and_delays_of_the_disk_come_through() {
     faults.plan(|_| cantle_image::test_utils::Fault::Pass);
     driven.write(0, &[0; 512]).unwrap();
     driven.flush().unwrap();
+}
+
+#[test]
+fn a_queue_that_ends_takes_its_place_in_the_line_along() {
+    let limits = Limits {
+        read_bps: 8192,
+        read_bps_burst: 4096,
+        ..Limits::default()
+    };
+    let throttle = disk(limits);
+    let (mut one, mut two) = (
+        throttle.open_queue().unwrap(),
+        throttle.open_queue().unwrap(),
+    );
+    let large = io(1, IoOp::Read, 1 << 20);
+    one.queue(io(0, IoOp::Read, 4096));
+    // Two minutes' worth of debt, if it passed.
+    one.queue(large);
+    two.queue(io(2, IoOp::Read, 4096));
+    two.queue(io(3, IoOp::Read, 4096));
+    drop(one);
+    two.submit().unwrap();
+    let began = Instant::now();
+    assert_eq!(collect(&mut *two, 2), [2, 3]);
+    assert!(began.elapsed() < Duration::from_secs(30));
 }
