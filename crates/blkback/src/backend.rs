@@ -245,14 +245,16 @@ impl Backend {
         self.settling || self.broken
     }
 
-    /// Begins or ends the time in which no requests are taken, and xenstore and the front end's notifications wait.
+    /// Begins or ends the time in which no requests are taken, and xenstore, the embedder and the front end's notifications wait: none of
+    /// them is to keep a thread awake that waits for the disk.
     fn settle(&self, begin: bool) -> Result<(), BackendError> {
         let device = self.bus.device();
         if begin {
             device.begin_to_settle();
         }
         let store = (Source::Store, Some(self.bus.event_fd()));
-        for (source, fd) in [store, (Source::Channel, device.channel())] {
+        let control = (Source::Control, Some(self.shared.told()));
+        for (source, fd) in [store, control, (Source::Channel, device.channel())] {
             if let Some(fd) = fd {
                 self.wakeups
                     .hear(source, fd, !begin)

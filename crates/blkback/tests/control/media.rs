@@ -5,9 +5,12 @@ use cantle_abi::io::blkif::{
     BLKIF_OP_READ, BLKIF_OP_WRITE_BARRIER, BLKIF_RSP_ERROR, BLKIF_RSP_OKAY, VDISK_CDROM,
     VDISK_READONLY, VDISK_REMOVABLE,
 };
-use cantle_blkback::DiskKind;
 use cantle_blkback::image::{NullDisk, NullImage};
-use cantle_blkback::test_utils::{FrontError, FrontQueue, Random, Transfer, World};
+use cantle_blkback::test_utils::{
+    BlkFront, Fault, FaultDisk, FrontError, FrontQueue, Random, Transfer, World,
+};
+use cantle_blkback::{DiskKind, Progress};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -264,4 +267,44 @@ fn reads(queue: &mut FrontQueue, seed: u64, contents: &[u8], stop: &AtomicBool) 
         total += count as u64;
     }
     total
+}
+
+/// An order waits for a disk that dawdles; meanwhile nobody is kept awake by it.
+#[test]
+fn an_order_that_waits_for_the_disk_keeps_nobody_awake() {
+    let faults = FaultDisk::new(NullDisk { sectors: SECTORS });
+    let world = World::new();
+    let backend = world.backend_of(faults.clone(), options(OnError::Report));
+    let mut backend = backend.unwrap();
+    let mut front = BlkFront::start(&world).unwrap();
+    while !front.finish().unwrap() {
+        backend.process().unwrap();
+    }
+    while backend.process().unwrap() == Progress::More {}
+    faults.plan(|_| Fault::Hold);
+    let transfer = Transfer {
+        operation: BLKIF_OP_READ,
+        sector: 0,
+        bytes: 4096,
+    };
+    let request = front.request(0, &transfer);
+    front.push(&request).unwrap();
+    front.kick().unwrap();
+    while backend.process().unwrap() == Progress::More {}
+    assert_eq!(faults.held(), 1);
+    backend.control().insert(Arc::new(NullDisk { sectors: 16 }));
+    for _ in 0..10 {
+        backend.process().unwrap();
+    }
+    let mut fds = [PollFd::from_borrowed_fd(backend.fd(), PollFlags::IN)];
+    let awake = poll(&mut fds, Some(&Timespec::default())).unwrap();
+    // Nor is one that comes meanwhile forgotten.
+    backend.control().insert(Arc::new(NullDisk { sectors: 24 }));
+    faults.release();
+    assert_eq!(awake, 0);
+    for _ in 0..10 {
+        backend.process().unwrap();
+    }
+    assert_eq!(front.response().unwrap().unwrap().status, BLKIF_RSP_OKAY);
+    assert_eq!(front.look_at_size().unwrap(), 24);
 }
