@@ -2,8 +2,10 @@
 
 use std::error::Error;
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,6 +26,8 @@ pub struct OpenDisk {
     /// After `disk`, so that what is left of it goes when it is closed.
     _scratch: Option<Scratch>,
     lock: Mutex<Option<ImageLock>>,
+    /// Nobody writes to what the image stands on.
+    _parents: Vec<ImageLock>,
     spec: DiskSpec,
 }
 
@@ -129,11 +133,15 @@ pub fn open(spec: &DiskSpec) -> Result<OpenDisk, DiskError> {
         true => Some(lock(spec)?),
         false => None,
     };
+    let mut parents = Vec::new();
     let (base, kind, changes, cache, scratch): (Arc<dyn Disk>, _, _, _, _) = if spec.is_plain() {
         let disk = Arc::new(open_raw(spec)?);
         (disk.clone(), Kind::Raw(disk), None, None, None)
     } else {
         let (format, changes, cache, scratch) = layers(spec)?;
+        if spec.lock {
+            parents = lock_others(spec, &*format)?;
+        }
         let options = FormatOptions {
             queue_depth: spec.queue_depth,
             ..FormatOptions::default().cache(spec.cache)
@@ -166,6 +174,7 @@ pub fn open(spec: &DiskSpec) -> Result<OpenDisk, DiskError> {
         cache,
         _scratch: scratch,
         lock: Mutex::new(lock),
+        _parents: parents,
         spec: spec.clone(),
     })
 }
@@ -177,6 +186,32 @@ fn lock(spec: &DiskSpec) -> Result<ImageLock, DiskError> {
         Ok(None) => Err(DiskError::Locked { path }),
         Err(source) => Err(DiskError::Lock { path, source }),
     }
+}
+
+/// Locks what the disk has open beside its own image against those who would write to it: parents, extents, an overlay.
+fn lock_others(spec: &DiskSpec, format: &dyn Format) -> Result<Vec<ImageLock>, DiskError> {
+    let failed = |source| DiskError::Lock {
+        path: spec.path.clone(),
+        source,
+    };
+    let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    let own = identity(std::fs::metadata(&spec.path).map_err(failed)?);
+    let mut locks = Vec::new();
+    for file in format.files() {
+        if identity(file.metadata().map_err(failed)?) == own {
+            continue;
+        }
+        // The same file by another open one, as which it is locked.
+        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        match ImageLock::take(&path, true).map_err(failed)? {
+            Some(lock) => locks.push(lock),
+            None => {
+                let path = std::fs::read_link(&path).unwrap_or(path);
+                return Err(DiskError::Locked { path });
+            }
+        }
+    }
+    Ok(locks)
 }
 
 fn raw_options(spec: &DiskSpec) -> RawOptions {

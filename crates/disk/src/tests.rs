@@ -191,3 +191,35 @@ fn a_disk_grows_where_its_format_can() {
         assert!(disk.grow(8).is_err());
     }
 }
+
+#[test]
+fn what_an_image_stands_on_is_not_written_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    for format in [ImageFormat::Qcow2, ImageFormat::Vhd] {
+        let parent = made(folder.path(), format);
+        let child = |name: &str| {
+            let path = folder.path().join(format!("{name}.{format}"));
+            let spec = CreateSpec {
+                parent: Some((parent.path.clone(), format)),
+                ..CreateSpec::new(format, SIZE)
+            };
+            create(&path, &spec).unwrap();
+            DiskSpec {
+                parents: Parents::SameFolder,
+                ..DiskSpec::new(path, format)
+            }
+        };
+        let (one, two) = (child("one"), child("two"));
+        let disks = [open(&one).unwrap(), open(&two).unwrap()];
+        assert!(matches!(open(&parent), Err(DiskError::Locked { .. })));
+        drop(disks);
+        let writer = open(&parent).unwrap();
+        let refused = open(&one).unwrap_err();
+        assert!(
+            matches!(&refused, DiskError::Locked { path } if *path == parent.path),
+            "{refused}"
+        );
+        drop(writer);
+        open(&one).unwrap();
+    }
+}

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cantle_blkback::DiskControl;
-use cantle_disk::{DiskError, DiskSpec, OpenDisk, parse_limits};
+use cantle_disk::{DiskError, DiskSpec, ImageLock, OpenDisk, parse_limits};
 use cantle_image::Disk;
 use cantle_xenstore::prelude::*;
 use cantle_xenstore::{Client, TxId};
@@ -60,6 +60,8 @@ struct Watched {
     mode: String,
     /// On its way to another image.
     motion: Option<Motion>,
+    /// Of the images below, since there were snapshots.
+    below: Vec<ImageLock>,
 }
 
 impl Disks {
@@ -76,6 +78,7 @@ impl Disks {
                 mode: mode(served.spec.read_only).to_owned(),
                 medium: Some(Arc::clone(&served.opened)),
                 motion: None,
+                below: Vec::new(),
                 served,
             });
         }

@@ -169,7 +169,9 @@ impl Watched {
             Ok(())
         });
         put.map_err(|error| chain(&error)).flatten()?;
-        self.is_now(&path, lock);
+        // Nobody is to write to what the new image stands on.
+        let below = self.is_now(&path, lock);
+        self.below.extend(below);
         Ok(())
     }
 
@@ -199,12 +201,11 @@ impl Watched {
         }
     }
 
-    /// The disk's image is another one from now on.
-    fn is_now(&mut self, path: &Path, lock: ImageLock) {
-        if let Some(opened) = &self.medium {
-            opened.exchange_lock(Some(lock));
-        }
+    /// The disk's image is another one from now on. The old one's lock.
+    fn is_now(&mut self, path: &Path, lock: ImageLock) -> Option<ImageLock> {
         self.params = path.display().to_string();
+        let opened = self.medium.as_ref()?;
+        opened.exchange_lock(Some(lock))
     }
 }
 

@@ -271,6 +271,10 @@ fn a_snapshot_leaves_the_image_as_it_was() {
     let below = std::fs::read(&spec.path).unwrap();
     assert_eq!(below[4096..8192], [2; 4096]);
     assert_eq!(below[8192..12288], [1; 4096]);
+    assert!(matches!(
+        cantle_disk::open(&spec),
+        Err(DiskError::Locked { .. })
+    ));
     assert!(
         scene
             .order(&format!("snapshot {}", over.display()))
