@@ -77,10 +77,16 @@ pub struct Segment {
     buffer: Option<BufferId>,
 }
 
-// SAFETY: `start` is in the memory of `_pages`, which may go to another thread, and is reached only by copies that tear at worst.
+// SAFETY: `start` is in the memory of `_pages`, which may go to another thread (see below), and is reached only by copies that tear at worst.
 unsafe impl Send for Segment {}
 // SAFETY: as above.
 unsafe impl Sync for Segment {}
+
+/// What the two promises above stand on.
+const _: () = {
+    const fn may_go_to_any_thread<T: Send + Sync>() {}
+    may_go_to_any_thread::<Pages>();
+};
 
 impl Segment {
     /// The first byte. It and the [`len`](Self::len) after it are inside the pages; others may write them at any time.

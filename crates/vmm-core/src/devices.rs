@@ -52,7 +52,7 @@ impl Platform {
 
 /// A device that is set up and waits to be served.
 pub(crate) enum Device {
-    Disk(String, Box<cantle_blkback::Backend>, Served),
+    Disk(String, Box<cantle_blkback::Backend>, Box<Served>),
     Net(String, Box<cantle_netback::Backend>),
 }
 
@@ -158,7 +158,7 @@ fn create_disk(
         directory,
         changes_media: cdrom || disk.options.kind == DiskKind::Removable,
     };
-    Ok(Device::Disk(name, Box::new(backend), served))
+    Ok(Device::Disk(name, Box::new(backend), Box::new(served)))
 }
 
 fn create_net(platform: &Platform, net: &NetConfig, index: u32) -> Result<Device, SetupError> {
@@ -226,7 +226,7 @@ impl Device {
     /// What may be said to it while it is served, if it is a disk.
     pub(crate) fn served(&self) -> Option<Served> {
         match self {
-            Self::Disk(_, _, served) => Some(served.clone()),
+            Self::Disk(_, _, served) => Some(Served::clone(served)),
             Self::Net(..) => None,
         }
     }

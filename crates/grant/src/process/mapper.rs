@@ -314,6 +314,11 @@ pub(crate) struct Loans {
     pages: Vec<(NonNull<u8>, u32)>,
 }
 
+// SAFETY: the addresses are of pages of windows that `link` keeps mapped, and are only told to it; it goes to any thread itself.
+unsafe impl Send for Loans {}
+// SAFETY: as above; nothing is changed through a shared reference.
+unsafe impl Sync for Loans {}
+
 impl Loans {
     pub(crate) fn granter(&self) -> DomId {
         self.granter
