@@ -128,4 +128,8 @@ smoke_tests!(
     netback_tx,
     boot_image,
     hypercall,
+    image_vhd,
+    image_qcow2,
+    image_vmdk,
+    image_layers,
 );

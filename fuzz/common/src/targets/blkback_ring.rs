@@ -1,24 +1,25 @@
 //! The block back end with a hostile front end: requests, ring, grants and xenstore keys as it likes.
 
+mod image;
+mod setup;
+
 use std::cell::Cell;
-use std::io::Result;
-use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use arbitrary::Arbitrary;
-use cantle_abi::io::blkif::BlkifRequest;
-use cantle_blkback::image::{
-    BlockImage, Completion, Finished, Geometry, ImageError, Io, IoOp, NullImage,
-};
-use cantle_blkback::test_utils::{
-    BACK, BlkFront, Fault, FaultImage, Faults, FrontError, Transfer, World,
-};
+use cantle_abi::GrantRef;
+use cantle_abi::io::blkif::{BlkifRequest, BlkifRequestIndirect};
+use cantle_blkback::image::{ImageError, NullDisk};
+use cantle_blkback::test_utils::{BACK, BlkFront, Fault, FaultDisk, FrontError, Transfer, World};
 use cantle_blkback::{Backend, Progress};
 use cantle_xenstore::xenbus::XenbusState;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, FromZeros};
 
 use crate::input::{self, Odd};
 use crate::scribble;
+use image::TouchDisk;
+use setup::Setup;
 
 #[derive(Arbitrary, Debug)]
 enum Action {
@@ -44,59 +45,33 @@ enum Action {
     Image(u8),
     /// The toolstack wants the disk back.
     Close,
+    /// A sound indirect request: operation, sector, pages.
+    Indirect(u8, Odd, u8),
+    /// An indirect request of so many segments, in a page with this gref.
+    AnyIndirect(u8, Odd, Odd),
+    /// Something is written over the segments of a slot: slot, where, what.
+    Segments(u8, Odd, u32),
+    /// The embedder says something.
+    Control(u8),
 }
 
+/// Slots whose pages are used.
+const SLOTS: usize = 32;
 const SECTORS: u64 = 2048;
-const KEYS: [&str; 6] = [
+/// The guest's pages: rings, and all of the slots'.
+const PAGES: usize = 4096;
+const KEYS: [&str; 10] = [
     "ring-ref",
     "event-channel",
     "protocol",
     "ring-page-order",
     "feature-persistent",
     "ring-ref0",
+    "ring-ref1",
+    "num-ring-pages",
+    "multi-queue-num-queues",
+    "queue-0/ring-ref",
 ];
-
-/// An image that touches every byte range it is given at both ends, and holds no data.
-struct TouchImage {
-    inner: NullImage,
-    finished: Finished,
-}
-
-impl BlockImage for TouchImage {
-    fn geometry(&self) -> Geometry {
-        self.inner.geometry()
-    }
-
-    fn queue(&mut self, io: Io) {
-        let checked = self.geometry().check(&io);
-        assert_eq!(checked, Ok(()), "the back end lets {io:?} pass");
-        if matches!(io.op(), IoOp::Read | IoOp::Write) {
-            touch(&io);
-        }
-        self.finished.push(Completion { io, result: Ok(()) });
-    }
-
-    fn submit(&mut self) -> Result<()> {
-        self.finished.publish()
-    }
-
-    fn completions(&mut self, done: &mut Vec<Completion>) {
-        self.finished.collect(done);
-    }
-
-    fn completion_fd(&self) -> BorrowedFd<'_> {
-        self.finished.fd()
-    }
-}
-
-fn touch(io: &Io) {
-    let mut bytes = 0;
-    for segment in io.segments() {
-        scribble::touch(segment, io.op() == IoOp::Read);
-        bytes += segment.len() as u64;
-    }
-    assert_eq!(bytes, io.sectors() * 512, "the segments are the request");
-}
 
 thread_local! {
     /// A world that is as good as new, and how often it has been used: making one takes longer than most inputs.
@@ -109,24 +84,25 @@ thread_local! {
 ///
 /// Where the back end fails or does not come to rest, lets an impossible request pass, or owes an honest ring an answer.
 pub fn run(data: &[u8]) {
-    let (world, times) = USED.take().unwrap_or_default();
+    let (world, times) = USED
+        .take()
+        .unwrap_or_else(|| (World::with_memory(PAGES), 0));
     let reusable = in_world(&world, data) && times < 100;
     USED.set(reusable.then_some((world, times + 1)));
 }
 
 /// Whether the world is as it was.
 fn in_world(world: &World, data: &[u8]) -> bool {
-    let (Ok(inner), Ok(finished)) = (NullImage::new(SECTORS), Finished::new()) else {
+    let (setup, data) = Setup::take(data);
+    let faults = FaultDisk::new(NullDisk { sectors: SECTORS });
+    let disk = TouchDisk {
+        inner: Arc::clone(&faults),
+        is_cd: setup.is_cd(),
+    };
+    let Ok(mut backend) = world.backend_of(Arc::new(disk), setup.backend()) else {
         return false;
     };
-    let Ok(image) = FaultImage::new(TouchImage { inner, finished }) else {
-        return false;
-    };
-    let faults = image.faults();
-    let Ok(mut backend) = world.backend(Box::new(image)) else {
-        return false;
-    };
-    let Ok(mut front) = BlkFront::start(world) else {
+    let Ok(mut front) = BlkFront::start_with(world, setup.front()) else {
         return false;
     };
     let mut session = Session {
@@ -134,12 +110,14 @@ fn in_world(world: &World, data: &[u8]) -> bool {
         pushed: 0,
         answered: 0,
         rewritten: false,
+        is_cd: setup.is_cd(),
     };
     let served = settle(&mut backend);
     // Where the back end has refused, the front end goes on all the same.
     let _ = front.finish();
     if served && session.hostilities(world, &mut front, &mut backend, &faults, data) {
         recover(&faults);
+        backend.control().resume();
         let _ = front.kick();
         let _ = front.notify();
         if settle(&mut backend) && session.honest && backend.state() == XenbusState::CONNECTED {
@@ -161,6 +139,7 @@ struct Session {
     answered: u64,
     /// Entries of the grant table were rewritten: pages may be lost to the guest.
     rewritten: bool,
+    is_cd: bool,
 }
 
 impl Session {
@@ -170,7 +149,7 @@ impl Session {
         world: &World,
         front: &mut BlkFront,
         backend: &mut Backend,
-        faults: &Faults,
+        faults: &FaultDisk,
         data: &[u8],
     ) -> bool {
         let mut served = true;
@@ -179,17 +158,23 @@ impl Session {
                 Action::Process => served = settle(backend),
                 Action::Close => served = backend.close().is_ok_and(goes_on),
                 Action::Image(0) => faults.plan(|_| Fault::Fail(ImageError::Host(5))),
+                Action::Image(2) => faults.plan(|_| Fault::Fail(ImageError::Host(28))),
                 Action::Image(1) => faults.plan(|_| Fault::Hold),
                 Action::Image(_) => recover(faults),
                 Action::Entry(slot, page, flags, frame) => {
                     self.honest = false;
                     self.rewritten = true;
-                    let (slot, page) = (usize::from(slot % 32), usize::from(page % 11));
-                    if let Some(page) = front.page(slot, page) {
+                    let slot = usize::from(slot) % SLOTS;
+                    let page = match page % 12 {
+                        11 => front.segment_page(slot),
+                        page => front.page(slot, page.into()),
+                    };
+                    if let Some(page) = page {
                         let (flags, frame) = (flags.half(), frame.word());
                         world.guest().write_entry(page.gref, flags, BACK, frame);
                     }
                 }
+                Action::Control(order) => self.control(backend, order),
                 other => self.act(front, &other),
             }
             if !served {
@@ -197,6 +182,18 @@ impl Session {
             }
         }
         true
+    }
+
+    fn control(&self, backend: &Backend, order: u8) {
+        let control = backend.control();
+        match order % 6 {
+            0 => control.resume(),
+            1 => control.resized(),
+            2 => drop(control.eject()),
+            3 => drop(control.insert(Arc::new(image::disk(8, self.is_cd)))),
+            4 => drop(control.insert(Arc::new(image::disk(4 * SECTORS, self.is_cd)))),
+            _ => drop(control.insert(Arc::new(image::disk(SECTORS, self.is_cd)))),
+        }
     }
 
     fn act(&mut self, front: &mut BlkFront, action: &Action) {
@@ -222,6 +219,36 @@ impl Session {
                     self.push(front, &request);
                 }
             }
+            Action::Indirect(operation, sector, pages) => {
+                let request = front.indirect(
+                    usize::from(*pages) % SLOTS,
+                    &Transfer {
+                        operation: operation % 4,
+                        sector: sector.0,
+                        bytes: usize::from(pages % 66) * 4096,
+                    },
+                );
+                self.push(front, &request.into());
+            }
+            Action::AnyIndirect(slot, segments, gref) => {
+                let mut request = BlkifRequestIndirect::new_zeroed();
+                request.operation = cantle_abi::io::blkif::BLKIF_OP_INDIRECT;
+                request.indirect_op = slot >> 5;
+                request.nr_segments = segments.half();
+                let page = front.segment_page(usize::from(*slot) % SLOTS);
+                request.indirect_grefs[0] = match (gref.0, page) {
+                    (0, Some(page)) => page.gref,
+                    _ => GrantRef(gref.word()),
+                };
+                self.push(front, &request.into());
+            }
+            Action::Segments(slot, at, value) => {
+                // The guest's own, which it may write at any time.
+                if let Some(page) = front.segment_page(usize::from(*slot) % SLOTS) {
+                    let at = usize::from(at.half());
+                    scribble::write(&page.memory, at, &value.to_le_bytes());
+                }
+            }
             Action::Kick => {
                 let _ = front.kick();
             }
@@ -237,8 +264,11 @@ impl Session {
             }
             Action::Write(at, value) => {
                 self.honest = false;
-                let page = &front.ring_page().memory;
-                scribble::write(page, usize::from(at.half()), &value.to_le_bytes());
+                let at = usize::from(at.half());
+                let pages = front.ring_pages();
+                if let Some(page) = pages.get(at / 4096 % pages.len()) {
+                    scribble::write(&page.memory, at, &value.to_le_bytes());
+                }
             }
             Action::Key(key, value) => {
                 self.honest = false;
@@ -249,7 +279,11 @@ impl Session {
                 self.honest = false;
                 let _ = front.set_state(XenbusState(u32::from(*state % 9)));
             }
-            Action::Process | Action::Close | Action::Image(_) | Action::Entry(..) => {}
+            Action::Process
+            | Action::Close
+            | Action::Image(_)
+            | Action::Entry(..)
+            | Action::Control(_) => {}
         }
     }
 
@@ -282,7 +316,7 @@ fn sound(front: &BlkFront, operation: u8, sector: Odd, pages: u8) -> BlkifReques
         sector: sector.0,
         bytes: usize::from(pages % 12) * 4096,
     };
-    front.request(usize::from(pages % 32), &transfer)
+    front.request(usize::from(pages) % SLOTS, &transfer)
 }
 
 fn goes_on(progress: Progress) -> bool {
@@ -290,13 +324,8 @@ fn goes_on(progress: Progress) -> bool {
 }
 
 /// The image works again, and does what it has held back.
-fn recover(faults: &Faults) {
-    if faults.held() > 0 {
-        faults.release();
-    } else {
-        // A release of nothing would wake a back end that is not connected and does not ask its image.
-        faults.plan(|_| Fault::Pass);
-    }
+fn recover(faults: &FaultDisk) {
+    faults.release();
 }
 
 /// Lets the back end work until it waits; false where it is finished.
