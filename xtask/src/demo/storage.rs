@@ -118,10 +118,12 @@ pub(super) fn on(host: Host, guest: Guest, args: &DemoArgs, formats: &[Format]) 
         let boot = Boot::durable(formats, args, end, step, after);
         let said = stage.boot(lab, &boot, history)?;
         let batches = history.add(&durable, said.durable())?;
+        let (written, silence) = said.times();
         say(&format!(
-            "{}: {batches} batches were durable when the end came ({end:?}), {} ms after the first write",
+            "{}: {batches} batches were durable when the end came ({end:?}), in {:.1} s, with {:.1} s between two of them at most",
             stage.name(),
-            after.as_millis()
+            written.as_secs_f32(),
+            silence.as_secs_f32()
         ));
         Ok(batches)
     };

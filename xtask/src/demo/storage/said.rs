@@ -51,6 +51,9 @@ pub(super) struct Said {
     /// Since when the guest writes.
     writing: Option<Instant>,
     durable: Durable,
+    /// When something became durable last, and the longest time between two of those.
+    progress: Option<Instant>,
+    silence: Duration,
     /// What cantle said of the guest's end.
     end: Option<String>,
     done: bool,
@@ -84,6 +87,10 @@ impl Said {
         };
         let last = self.durable.entry(lane).or_default();
         *last = batch.max(*last);
+        let now = Instant::now();
+        if let Some(before) = self.progress.replace(now) {
+            self.silence = self.silence.max(now - before);
+        }
         true
     }
 
@@ -112,6 +119,13 @@ impl Said {
     /// Whether the guest has been writing for so long.
     pub(super) fn has_written_for(&self, time: Duration) -> bool {
         self.writing.is_some_and(|since| since.elapsed() >= time)
+    }
+
+    /// For how long the guest has written, until something was durable for the last time, and the longest time in which nothing was.
+    pub(super) fn times(&self) -> (Duration, Duration) {
+        let written = self.writing.zip(self.progress);
+        let written = written.map(|(from, to)| to.saturating_duration_since(from));
+        (written.unwrap_or_default(), self.silence)
     }
 
     /// Whether there is no use in waiting.
