@@ -39,6 +39,9 @@ struct Args {
     /// Fewer and shorter rounds: to see that everything runs, not for figures.
     #[arg(long)]
     quick: bool,
+    /// Only rows whose names have this in them, in areas whose rows take long to set up (blkback).
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
 }
 
 fn main() -> Result<()> {
@@ -71,7 +74,7 @@ fn main() -> Result<()> {
     };
     report::heading();
     for area in areas {
-        let mut report = Report::new(plan);
+        let mut report = Report::new(plan, args.only.clone());
         area.run(&mut report, &args.out)?;
         report.write(&args.out.join(format!("{}.json", area.name())))?;
     }

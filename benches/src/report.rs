@@ -12,16 +12,23 @@ use crate::rounds::{self, Plan, Side};
 #[derive(Debug)]
 pub(crate) struct Report {
     plan: Plan,
+    only: Option<String>,
     rows: Vec<Row>,
 }
 
 impl Report {
     /// No row yet.
-    pub(crate) fn new(plan: Plan) -> Self {
+    pub(crate) fn new(plan: Plan, only: Option<String>) -> Self {
         Self {
             plan,
+            only,
             rows: Vec::new(),
         }
+    }
+
+    /// Whether a row is asked for. Areas look where a row takes long to set up.
+    pub(crate) fn wants(&self, row: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| row.contains(only))
     }
 
     /// How long and how often is measured.

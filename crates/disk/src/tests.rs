@@ -170,8 +170,9 @@ fn changes_are_tracked_over_sessions() {
     };
     let disk = open(&spec).unwrap();
     let changed = disk.changes().unwrap().changed_since(first).unwrap();
-    let extents: Vec<_> = changed.extents().collect();
-    assert_eq!(extents, [512 << 10..(512 << 10) + (64 << 10)]);
+    let mut extents = changed.extents();
+    assert_eq!(extents.next(), Some(524_288..589_824));
+    assert_eq!(extents.next(), None);
 }
 
 #[test]

@@ -23,6 +23,9 @@ pub(super) fn run(report: &mut Report, scratch: &Path) -> Result<()> {
         };
         for format in [ImageFormat::Vhd, ImageFormat::Qcow2, ImageFormat::Vmdk] {
             let row = format!("blkback/{format}_randread_4k_qd32{suffix}");
+            if !report.wants(&row) {
+                continue;
+            }
             let ours = disk(
                 &folder.path().join(format!("{format}{suffix}")),
                 format,

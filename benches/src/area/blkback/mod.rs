@@ -61,6 +61,9 @@ pub(super) fn run(report: &mut Report, scratch: &Path) -> Result<()> {
 /// A row for us and the limit, one for the peer, and one for fio, all in turns.
 fn contest(report: &mut Report, case: &Case, place: &Place) -> Result<()> {
     let name = format!("blkback/{}{}", case.name(), place.suffix);
+    if !report.wants(&name) {
+        return Ok(());
+    }
     let unit = case.load.unit();
     let plan = report.plan().longer(4);
     let mut sides = Sides::start(case, place)?;
@@ -111,6 +114,10 @@ fn contest(report: &mut Report, case: &Case, place: &Place) -> Result<()> {
 /// Requests for each second of CPU time that serving them takes: ours, the kernel's work and its workers' included and the front end's not;
 /// against the loop, whose submissions are all there is, and the peer's daemon.
 fn cpu(report: &mut Report, place: &Place, suffix: &str) -> Result<()> {
+    let name = format!("blkback/cpu_per_request{suffix}");
+    if !report.wants(&name) {
+        return Ok(());
+    }
     let plan = report.plan().longer(4);
     let case = Case::usual(Load::randread(32));
     let mut sides = Sides::start(&case, place)?;
@@ -129,7 +136,6 @@ fn cpu(report: &mut Report, place: &Place, suffix: &str) -> Result<()> {
             peer.push(figure);
         }
     }
-    let name = format!("blkback/cpu_per_request{suffix}");
     let none = Samples::default();
     report.push(Row::new(&name, Unit::Nanoseconds, &ours, &limit, &none));
     let versus = format!("{name}_vs_vhost_user");

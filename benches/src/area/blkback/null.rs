@@ -18,12 +18,16 @@ pub(super) fn run(report: &mut Report) -> Result<()> {
         ("null_1q_mapped", case.plain()),
         ("null_2q", case.queues(2)),
     ] {
+        let row = format!("blkback/{name}");
+        if !report.wants(&row) {
+            continue;
+        }
         let plan = report.plan().longer(2);
         let mut ours = Ours::start(&case, Arc::new(NullDisk { sectors: 1 << 20 }))?;
         let mut pace = Pace::new(256);
         report.contest_by(
             plan,
-            &format!("blkback/{name}"),
+            &row,
             Unit::PerSecond,
             &mut || pace.rate(plan.slice, |count| ours.drive(count)),
             None,
