@@ -56,10 +56,10 @@ enum Action {
 }
 
 /// Slots whose pages are used.
-const SLOTS: usize = 32;
+const SLOTS: usize = 16;
 const SECTORS: u64 = 2048;
 /// The guest's pages: rings, and all of the slots'.
-const PAGES: usize = 4096;
+const PAGES: usize = 1200;
 const KEYS: [&str; 10] = [
     "ring-ref",
     "event-channel",
