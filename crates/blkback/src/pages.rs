@@ -96,7 +96,11 @@ impl GuestPages {
                 let page = kept
                     .page(&*self.grants, self.granter, part.gref, image)
                     .map_err(refused(part.gref))?;
-                let number = kept.known.get(&part.gref).copied();
+                // Most images know none, and then nobody looks for one.
+                let number = match kept.known.is_empty() {
+                    true => None,
+                    false => kept.known.get(&part.gref).copied(),
+                };
                 let (offset, len) = (part.offset.into(), part.len.into());
                 io.push_registered(Pages::Kept(page), offset, len, number)?;
             }
