@@ -353,8 +353,17 @@ impl Backend {
     }
 
     fn progress(&mut self, phase: Phase) -> Progress {
-        self.finished |= phase == Phase::Finished;
+        if phase == Phase::Finished {
+            self.finished = true;
+            self.shared.end();
+        }
         phase.into()
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.shared.end();
     }
 }
 

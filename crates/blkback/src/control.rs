@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) stats: Arc<Stats>,
     on_error: OnError,
     stopped: AtomicBool,
+    /// The backend is gone: nobody does what is said. Written under the lock of `orders`.
+    gone: AtomicBool,
     orders: Mutex<VecDeque<Order>>,
     /// For the backend: something was said.
     told: OwnedFd,
@@ -43,6 +45,7 @@ impl Shared {
             stats: Arc::default(),
             on_error,
             stopped: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             orders: Mutex::default(),
             told: event()?,
             stopped_event: event()?,
@@ -85,11 +88,21 @@ impl Shared {
     }
 
     fn say(&self, order: Order) {
-        self.orders
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push_back(order);
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.gone.load(Ordering::Relaxed) {
+            // Who waits for the outcome hears that there is none.
+            return;
+        }
+        orders.push_back(order);
+        drop(orders);
         signal(&self.told);
+    }
+
+    /// The backend is gone, and with it whatever was said.
+    pub(crate) fn end(&self) {
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        self.gone.store(true, Ordering::Relaxed);
+        orders.clear();
     }
 }
 
@@ -141,7 +154,7 @@ impl DiskControl {
     /// for a backend that was made [of a disk](crate::Backend::with_disk).
     ///
     /// Requests go to the old one until the disk's thread has heard of it and what was in flight is over; the receiver tells when, and what
-    /// came of it.
+    /// came of it. It is disconnected where the backend is gone.
     pub fn insert(&self, medium: Arc<dyn Disk>) -> Receiver<io::Result<()>> {
         self.change(Some(medium))
     }

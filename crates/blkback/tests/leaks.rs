@@ -72,7 +72,7 @@ fn connections_in_a_loop_leave_nothing_behind() {
                 front.wait_state(XenbusState::CLOSING).unwrap();
             }
             1 => served.control().resized(),
-            2 => served.control().insert(disk.clone()),
+            2 => drop(served.control().insert(disk.clone())),
             _ => {}
         }
         front.close().unwrap();

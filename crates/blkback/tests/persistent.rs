@@ -219,12 +219,11 @@ fn a_medium_changes_under_kept_pages() {
             "{round}"
         );
         assert!(front.read(8, 45056).unwrap() == contents[4096..4096 + 45056]);
-        disk.control().insert(direct(&two));
-        // The order is done when the back end comes to it: until then the first disk answers.
-        wait_until(|| front.read(8, 512).unwrap() == [0x22; 512]);
+        let changed = disk.control().insert(direct(&two));
+        changed.recv().unwrap().unwrap();
         assert!(front.read(8, 4096).unwrap() == [0x22; 4096]);
-        disk.control().insert(direct(&one));
-        wait_until(|| front.read(8, 512).unwrap() != [0x22; 512]);
+        let changed = disk.control().insert(direct(&one));
+        changed.recv().unwrap().unwrap();
     }
     assert_eq!(disk.stats().snapshot().failed, 0);
 }

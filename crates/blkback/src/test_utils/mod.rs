@@ -15,3 +15,8 @@ pub use memory::{copy_in, copy_out};
 pub use transfer::{REQUEST_BYTES, Random, Transfer};
 pub use waiting::wait_until;
 pub use world::{BACK, FRONT, Served, World};
+
+/// The examples of the README are compiled and, where they can be, run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -120,10 +120,9 @@ fn a_drive_may_be_empty_when_the_guest_comes() {
     };
     let disk = world.serve(world.backend_of(empty, backend).unwrap());
     // Nobody is connected: it is done all the same.
-    disk.control().insert(raw(&file));
-    disk.control().eject();
-    disk.control().insert(raw(&file));
-    pause();
+    drop(disk.control().insert(raw(&file)));
+    disk.control().eject().recv().unwrap().unwrap();
+    disk.control().insert(raw(&file)).recv().unwrap().unwrap();
     let mut front = world.front().unwrap();
     assert_eq!(front.sectors(), SECTORS);
     assert_eq!(front.read(0, 512).unwrap(), [3; 512]);
@@ -140,9 +139,11 @@ fn a_backend_of_one_image_keeps_it() {
     let image = NullImage::new(SECTORS).unwrap();
     let disk = world.serve(world.backend(Box::new(image)).unwrap());
     let mut front = world.front().unwrap();
-    disk.control().eject();
-    disk.control().insert(Arc::new(NullDisk { sectors: 8 }));
-    pause();
+    let other = Arc::new(NullDisk { sectors: 8 });
+    for refused in [disk.control().eject(), disk.control().insert(other)] {
+        let error = refused.recv().unwrap().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
+    }
     front.read(SECTORS - 8, 4096).unwrap();
     assert_eq!(front.look_at_size().unwrap(), SECTORS);
 }

@@ -7,9 +7,9 @@ use cantle_abi::io::blkif::{
 use cantle_blkback::DiskControl;
 use cantle_blkback::image::{Disk, ImageError, IoOp, NullDisk};
 use cantle_blkback::test_utils::{
-    BlkFront, Fault, FaultDisk, FrontQueue, Served, Transfer, World, wait_until,
+    BACK, BlkFront, Fault, FaultDisk, FrontQueue, Served, Transfer, World, wait_until,
 };
-use cantle_xenstore::xenbus::XenbusState;
+use cantle_xenstore::xenbus::{XenbusState, toolstack};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -297,6 +297,18 @@ fn what_waits_for_a_stopped_disk_goes_to_the_new_medium() {
     }
 }
 
+/// What is said to a disk that is taken away has no outcome, and whoever waits for one hears that.
+#[test]
+fn a_disk_that_was_taken_away_does_nothing_more() {
+    let it = setup(OnError::Stop, 2);
+    let control = it.served.control().clone();
+    let client = it.world.client(BACK).unwrap();
+    toolstack::destroy_device(&*client, it.world.id()).unwrap();
+    wait_until(|| it.served.is_finished());
+    assert!(control.eject().recv().is_err());
+    assert!(control.insert(raw(&it.file)).recv().is_err());
+}
+
 /// Whoever has the control may keep it: it is harmless when the backend is gone.
 #[test]
 fn a_control_outlives_its_disk() {
@@ -304,7 +316,8 @@ fn a_control_outlives_its_disk() {
     let disk: Arc<dyn Disk> = Arc::new(NullDisk { sectors: 8 });
     let backend = world.backend_of(disk.clone(), BackendOptions::default());
     let control = backend.unwrap().control();
-    control.insert(disk);
+    // Nobody is there to do it.
+    assert!(control.insert(disk).recv().is_err());
     control.resume();
     assert!(!control.is_stopped() && !is_readable(&control));
     assert!(control.stopped_event().as_fd().try_clone_to_owned().is_ok());
