@@ -70,6 +70,7 @@ work() {
 bench_on() {
     disk=$1 name=$2
     shift 2
+    say "fio: $name"
     /usr/bin/fio --minimal --terse-version=3 --name="$name" --filename="/dev/$disk" --direct=1 --ioengine=libaio --time_based --ramp_time=1 \
         --runtime=6 "$@" > /tmp/fio 2>&1 || fail "fio on $disk: $(tail -n 3 /tmp/fio)"
     say "$name=$(grep '^3;' /tmp/fio | cut -d ';' -f 7,8 | tr ';' ' ')"
