@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 
 use cantle_image::Format;
 
+#[cfg(any(test, feature = "test-utils"))]
 pub(crate) use state::parse as parse_state;
 pub use state::{MirrorState, Stage, StateError};
 
