@@ -128,6 +128,12 @@ impl Said {
         (written.unwrap_or_default(), self.silence)
     }
 
+    /// For how long nothing has become durable.
+    pub(super) fn standstill(&self) -> Duration {
+        let since = self.progress.or(self.writing);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// Whether there is no use in waiting.
     pub(super) fn is_hopeless(&self) -> bool {
         self.complaint.is_some()

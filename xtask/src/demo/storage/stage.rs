@@ -31,6 +31,9 @@ pub(super) const LAB_MEMORY: u32 = 3072;
 /// The guest's vCPUs where it is to use all its disks' queues, of which Linux has one for each vCPU at most; and otherwise.
 const VCPUS: [u32; 2] = [4, 2];
 
+/// How long the writers may be held up before the guest counts as one that hangs.
+const STANDSTILL: Duration = Duration::from_secs(30);
+
 /// The images, and what makes guests of them.
 #[derive(Debug)]
 pub(super) struct Stage {
@@ -217,6 +220,13 @@ impl Stage {
             Ok(Some(_)) if boot.end == End::Lost => bail!("the guest ended by itself"),
             Ok(Some(_)) => Ok(()),
             Ok(None) => bail!(GuestLost(format!("no end after {:?}", self.timeout))),
+            // The kernel's word on a disk is for others to judge; where it is only slow to come, the guest hung.
+            Err(error) if error.is::<Enough>() && said.standstill() > STANDSTILL => {
+                bail!(GuestLost(format!(
+                    "nothing became durable for {:?}",
+                    said.standstill()
+                )))
+            }
             Err(error) if error.is::<Enough>() => Ok(()),
             Err(error) => Err(error),
         }
