@@ -128,10 +128,13 @@ mod tests {
     use std::time::Duration;
 
     fn report() -> Report {
-        Report::new(Plan {
-            rounds: 3,
-            slice: Duration::from_micros(1),
-        })
+        Report::new(
+            Plan {
+                rounds: 3,
+                slice: Duration::from_micros(1),
+            },
+            None,
+        )
     }
 
     #[test]

@@ -23,6 +23,9 @@ const FOR_DEMO: &[Need] = &[("e2fsprogs", Shown::File("/usr/sbin/mkfs.ext4"))];
 /// To make and check images of disks.
 const FOR_STORAGE: &[Need] = &[("qemu-utils", Shown::File("/usr/bin/qemu-img"))];
 
+/// To compare with.
+const FOR_BENCH: &[Need] = &[("fio", Shown::File("/usr/bin/fio"))];
+
 /// For tests: the C headers that layouts are compared with, taps, the fuzzer's runtime, others' clients of xenstore.
 const FOR_TESTS: &[Need] = &[
     ("libxen-dev", Shown::File("/usr/include/xen/xen.h")),
@@ -70,6 +73,11 @@ pub(crate) fn for_demo() -> Result<()> {
 pub(crate) fn for_storage() -> Result<()> {
     packages(&[FOR_PROGRAMS, FOR_DEMO, FOR_STORAGE])?;
     toolchain()
+}
+
+/// Makes the machine able to run the benchmarks' peers.
+pub(crate) fn for_bench() -> Result<()> {
+    packages(&[FOR_STORAGE, FOR_BENCH])
 }
 
 /// Makes the machine able to run everything.

@@ -1,17 +1,4 @@
 //! The seam between a queue of requests and a disk: [`BlockImage`].
-//!
-//! # The contract
-//!
-//! An image works by completion. [`queue`](BlockImage::queue) takes an [`Io`] and never waits; [`submit`](BlockImage::submit) sets
-//! all that was queued to work at once; [`completions`](BlockImage::completions) gives each [`Io`] back exactly once, in any order,
-//! with what became of it. An [`Io`] owns the pages that it reads into or writes from, so a page stays mapped for as long as
-//! anything may touch it, and an image needs no promise from its caller to be sound.
-//!
-//! One value is one queue, used by one thread at a time. A device with several queues takes several of one [`Disk`](crate::Disk).
-//!
-//! The caller has checked each request against the [`Geometry`]; an image checks again where a mistake would grow a file or
-//! leave it. No order holds between requests in flight. A flush that succeeds covers every write that completed before it
-//! was queued.
 
 use std::io::Result as IoResult;
 use std::os::fd::BorrowedFd;
@@ -73,7 +60,20 @@ pub enum ImageError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BufferId(pub u16);
 
-/// A disk image that works by completion: see the [module](self) for the contract.
+/// A disk image that works by completion: one queue of a [`Disk`](crate::Disk).
+///
+/// # The contract
+///
+/// An image works by completion. [`queue`](Self::queue) takes an [`Io`] and never waits; [`submit`](Self::submit) sets
+/// all that was queued to work at once; [`completions`](Self::completions) gives each [`Io`] back exactly once, in any order,
+/// with what became of it. An [`Io`] owns the pages that it reads into or writes from, so a page stays mapped for as long as
+/// anything may touch it, and an image needs no promise from its caller to be sound.
+///
+/// One value is one queue, used by one thread at a time. A device with several queues takes several of one [`Disk`](crate::Disk).
+///
+/// The caller has checked each request against the [`Geometry`]; an image checks again where a mistake would grow a file or
+/// leave it. No order holds between requests in flight. A flush that succeeds covers every write that completed before it
+/// was queued.
 pub trait BlockImage: Send {
     /// The disk's size and nature.
     fn geometry(&self) -> Geometry;

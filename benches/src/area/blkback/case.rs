@@ -1,6 +1,7 @@
 //! What is done, and how a front end does it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use cantle_blkback::BackendOptions;
 use cantle_blkback::test_utils::FrontOptions;
@@ -93,6 +94,8 @@ pub(super) struct Case {
     persistent: bool,
     /// Requests of up to 1 MiB.
     indirect: bool,
+    /// How long a queue's thread looks before it sleeps.
+    spin: Duration,
 }
 
 impl Case {
@@ -103,6 +106,7 @@ impl Case {
             queues: 1,
             persistent: true,
             indirect: true,
+            spin: BackendOptions::default().spin,
         }
     }
 
@@ -120,6 +124,10 @@ impl Case {
             indirect: false,
             ..self
         }
+    }
+
+    pub(super) fn spin(self, spin: Duration) -> Self {
+        Self { spin, ..self }
     }
 
     pub(super) fn queues(self, queues: u16) -> Self {
@@ -171,6 +179,7 @@ impl Case {
     pub(super) fn back(&self) -> BackendOptions {
         BackendOptions {
             max_queues: self.queues,
+            spin: self.spin,
             ..BackendOptions::default()
         }
     }

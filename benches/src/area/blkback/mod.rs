@@ -5,6 +5,7 @@ mod case;
 mod formats;
 mod null;
 mod sides;
+mod spin;
 
 use std::io::Write;
 use std::path::Path;
@@ -54,6 +55,7 @@ pub(super) fn run(report: &mut Report, scratch: &Path) -> Result<()> {
     }
     cpu(report, &medium, "")?;
     cpu(report, &cached, "_cached")?;
+    spin::run(report, file.path())?;
     formats::run(report, scratch)?;
     null::run(report)
 }
