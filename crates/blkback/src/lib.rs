@@ -64,6 +64,8 @@ pub use backend::{Backend, BackendError, Progress};
 pub use connect::ConnectError;
 pub use control::DiskControl;
 pub use options::{BackendOptions, DiskKind, OnError};
-pub use request::{Command, Indirect, Offered, PagePart, Request, RequestError, status};
+pub use request::{
+    Command, Indirect, Offered, PagePart, Request, RequestError, answered_operation, status,
+};
 pub use ring::Protocol;
 pub use stats::{Stats, StatsSnapshot};

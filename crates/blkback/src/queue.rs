@@ -17,7 +17,9 @@ use crate::control::Shared;
 use crate::image::{BlockImage, Completion, Io};
 use crate::options::{BackendOptions, DiskKind};
 use crate::pages::GuestPages;
-use crate::request::{Command, Indirect, Offered, Request, RequestError, status};
+use crate::request::{
+    Command, Indirect, Offered, Request, RequestError, answered_operation, status,
+};
 use crate::ring::{Ends, Ring};
 use crate::stats::{Stats, add};
 use pending::Pending;
@@ -251,7 +253,7 @@ impl Queue {
                 self.spare.push(io);
                 add(&self.stats().refused, 1);
                 tracing::debug!(granter = %self.granter, operation = slot.operation, %error, "request refused");
-                self.respond(slot.id, slot.operation, status(Err(error)));
+                self.respond(slot.id, answered_operation(slot), status(Err(error)));
             }
         }
     }

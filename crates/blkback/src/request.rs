@@ -115,7 +115,7 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// [`RequestError`]: what is to be answered. The response echoes the slot's `id` and `operation` in any case.
+    /// [`RequestError`]: what is to be answered. The response echoes the slot's `id` and [`answered_operation`] in any case.
     pub fn parse(
         &mut self,
         slot: &BlkifRequest,
@@ -221,6 +221,16 @@ impl Request {
             Command::Write | Command::Discard { .. } => true,
             Command::Flush | Command::Barrier => !self.parts.is_empty(),
         }
+    }
+}
+
+/// The operation that a response to this slot names: what was asked for, which an indirect request says in its own place. Linux gives a
+/// disk up whose responses name another.
+#[must_use]
+pub fn answered_operation(slot: &BlkifRequest) -> u8 {
+    match slot.operation {
+        BLKIF_OP_INDIRECT => slot.to_indirect().indirect_op,
+        operation => operation,
     }
 }
 

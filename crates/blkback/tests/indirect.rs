@@ -68,7 +68,7 @@ fn status(front: &mut BlkFront, request: BlkifRequestIndirect) -> i16 {
     let answer = front.ask(&request.into()).unwrap();
     assert_eq!(
         (answer.id, answer.operation),
-        (request.id, BLKIF_OP_INDIRECT)
+        (request.id, request.indirect_op)
     );
     answer.status
 }

@@ -220,7 +220,7 @@ fn run(setting: &Setting, steps: &[Step]) {
         queue.put_into(slot, &before);
         let answer = queue.ask(&plan.request).unwrap();
         assert_eq!(answer.id, slot as u64);
-        assert_eq!(answer.operation, plan.request.operation);
+        assert_eq!(answer.operation, step.operation);
         let mut after = vec![0; before.len()];
         queue.take_from(slot, &mut after);
         let start = step.sector as usize * SECTOR;

@@ -3,7 +3,7 @@
 use cantle_abi::io::blkif::BlkifRequest;
 
 use crate::image::{IoOp, SECTOR_SIZE};
-use crate::request::Command;
+use crate::request::{Command, answered_operation};
 use crate::stats::{Stats, add};
 
 /// A request that the image has, at the index that is its token.
@@ -31,7 +31,7 @@ impl Pending {
     pub(super) fn new(slot: &BlkifRequest, command: Command, bytes: usize) -> Self {
         Self {
             id: slot.id,
-            operation: slot.operation,
+            operation: answered_operation(slot),
             command,
             sectors: bytes as u64 / SECTOR_SIZE,
             step: 0,

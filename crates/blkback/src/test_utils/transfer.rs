@@ -169,6 +169,9 @@ impl FrontQueue {
             // At the front: its pages are warm, as a driver's would be.
             self.free.push_front(slot);
         }
+        if !matches!(answer.operation, BLKIF_OP_READ | BLKIF_OP_WRITE) {
+            return Err(FrontError::Operation(answer.operation));
+        }
         match answer.status {
             BLKIF_RSP_OKAY => Ok(()),
             status => Err(FrontError::Status(status)),

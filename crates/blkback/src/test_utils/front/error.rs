@@ -29,6 +29,9 @@ pub enum FrontError {
     /// The back end answered a request so.
     #[error("the back end answered {0}")]
     Status(i16),
+    /// A response names an operation that none was asked for with: Linux gives the disk up.
+    #[error("the back end answered operation {0}")]
+    Operation(u8),
     /// The back end went to a state that leads nowhere.
     #[error("the back end is {0}")]
     State(XenbusState),
