@@ -220,10 +220,16 @@ fn a_medium_changes_under_kept_pages() {
         );
         assert!(front.read(8, 45056).unwrap() == contents[4096..4096 + 45056]);
         let changed = disk.control().insert(direct(&two));
-        changed.recv().unwrap().unwrap();
+        changed
+            .recv_timeout(Duration::from_secs(20))
+            .unwrap()
+            .unwrap();
         assert!(front.read(8, 4096).unwrap() == [0x22; 4096]);
         let changed = disk.control().insert(direct(&one));
-        changed.recv().unwrap().unwrap();
+        changed
+            .recv_timeout(Duration::from_secs(20))
+            .unwrap()
+            .unwrap();
     }
     assert_eq!(disk.stats().snapshot().failed, 0);
 }

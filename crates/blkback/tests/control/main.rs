@@ -10,6 +10,7 @@ mod media;
 mod stopping;
 
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use cantle_blkback::image::{RawDisk, RawOptions};
@@ -46,4 +47,14 @@ fn raw(file: &NamedTempFile) -> Arc<RawDisk> {
 
 fn pause() {
     std::thread::sleep(Duration::from_millis(60));
+}
+
+/// What came of an order; `None` where nobody is there to do it.
+#[track_caller]
+fn outcome(order: &Receiver<std::io::Result<()>>) -> Option<std::io::Result<()>> {
+    match order.recv_timeout(Duration::from_secs(20)) {
+        Ok(outcome) => Some(outcome),
+        Err(RecvTimeoutError::Disconnected) => None,
+        Err(RecvTimeoutError::Timeout) => panic!("nobody does it"),
+    }
 }

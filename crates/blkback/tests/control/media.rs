@@ -121,8 +121,10 @@ fn a_drive_may_be_empty_when_the_guest_comes() {
     let disk = world.serve(world.backend_of(empty, backend).unwrap());
     // Nobody is connected: it is done all the same.
     drop(disk.control().insert(raw(&file)));
-    disk.control().eject().recv().unwrap().unwrap();
-    disk.control().insert(raw(&file)).recv().unwrap().unwrap();
+    outcome(&disk.control().eject()).unwrap().unwrap();
+    outcome(&disk.control().insert(raw(&file)))
+        .unwrap()
+        .unwrap();
     let mut front = world.front().unwrap();
     assert_eq!(front.sectors(), SECTORS);
     assert_eq!(front.read(0, 512).unwrap(), [3; 512]);
@@ -141,7 +143,7 @@ fn a_backend_of_one_image_keeps_it() {
     let mut front = world.front().unwrap();
     let other = Arc::new(NullDisk { sectors: 8 });
     for refused in [disk.control().eject(), disk.control().insert(other)] {
-        let error = refused.recv().unwrap().unwrap_err();
+        let error = outcome(&refused).unwrap().unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
     }
     front.read(SECTORS - 8, 4096).unwrap();
@@ -202,7 +204,7 @@ fn media_change_under_load() {
             .unwrap();
         let stop = AtomicBool::new(false);
         let (stop, contents) = (&stop, &contents);
-        let total = std::thread::scope(|scope| {
+        let ends = std::thread::scope(|scope| {
             let threads: Vec<_> = front
                 .queues_mut()
                 .enumerate()
@@ -223,9 +225,15 @@ fn media_change_under_load() {
                 std::thread::sleep(Duration::from_millis(2));
             }
             stop.store(true, Ordering::Relaxed);
-            let total = threads.into_iter().map(|t| t.join().unwrap());
-            total.sum::<u64>()
+            let ends = threads.into_iter().map(|t| t.join().unwrap());
+            ends.collect::<Vec<_>>()
         });
+        if ends.iter().any(Result::is_err) {
+            // Which queue is silent, and why: the backend's own view says more than that it is.
+            eprintln!("{ends:?}, {:?}", disk.stats().snapshot());
+            panic!("ended: {}, {:?}", disk.is_finished(), disk.stop());
+        }
+        let total: u64 = ends.into_iter().flatten().sum();
         let stats = disk.stats().snapshot();
         assert_eq!((stats.reads, stats.failed, stats.refused), (total, 0, 0));
         front.close().unwrap();
@@ -234,7 +242,12 @@ fn media_change_under_load() {
 }
 
 /// Batches of reads, checked; how many there were.
-fn reads(queue: &mut FrontQueue, seed: u64, contents: &[u8], stop: &AtomicBool) -> u64 {
+fn reads(
+    queue: &mut FrontQueue,
+    seed: u64,
+    contents: &[u8],
+    stop: &AtomicBool,
+) -> Result<u64, FrontError> {
     let mut random = Random::new(seed);
     let mut total = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -252,7 +265,7 @@ fn reads(queue: &mut FrontQueue, seed: u64, contents: &[u8], stop: &AtomicBool) 
         queue.kick().unwrap();
         let mut answered = vec![false; count];
         for _ in 0..count {
-            let answer = queue.wait_response().unwrap();
+            let answer = queue.wait_response()?;
             assert_eq!(answer.status, BLKIF_RSP_OKAY);
             let slot = answer.id as usize;
             assert!(
@@ -267,7 +280,7 @@ fn reads(queue: &mut FrontQueue, seed: u64, contents: &[u8], stop: &AtomicBool) 
         assert!(queue.response().unwrap().is_none());
         total += count as u64;
     }
-    total
+    Ok(total)
 }
 
 /// An order waits for a disk that dawdles; meanwhile nobody is kept awake by it.

@@ -305,8 +305,10 @@ fn a_disk_that_was_taken_away_does_nothing_more() {
     let client = it.world.client(BACK).unwrap();
     toolstack::destroy_device(&*client, it.world.id()).unwrap();
     wait_until(|| it.served.is_finished());
-    assert!(control.eject().recv().is_err());
-    assert!(control.insert(raw(&it.file)).recv().is_err());
+    let (_backend, result) = it.served.stop();
+    result.unwrap();
+    assert!(outcome(&control.eject()).is_none());
+    assert!(outcome(&control.insert(raw(&it.file))).is_none());
 }
 
 /// Whoever has the control may keep it: it is harmless when the backend is gone.
@@ -317,7 +319,7 @@ fn a_control_outlives_its_disk() {
     let backend = world.backend_of(disk.clone(), BackendOptions::default());
     let control = backend.unwrap().control();
     // Nobody is there to do it.
-    assert!(control.insert(disk).recv().is_err());
+    assert!(outcome(&control.insert(disk)).is_none());
     control.resume();
     assert!(!control.is_stopped() && !is_readable(&control));
     assert!(control.stopped_event().as_fd().try_clone_to_owned().is_ok());
