@@ -200,6 +200,9 @@ impl Queue {
     /// Another image is to come in this one's place; nothing is in flight.
     pub(crate) fn leave_image(&mut self, image: &mut dyn BlockImage) {
         self.pages.unregister_all(image);
+        for io in &mut self.parked {
+            io.forget_buffers();
+        }
     }
 
     /// Tries again what waited for it.

@@ -159,7 +159,7 @@ impl Vbd {
         said
     }
 
-    /// Puts another disk in the place of the present one. All queues are at rest; those of workers go on with it at once.
+    /// Puts another disk in the place of the present one. All queues are at rest, and go on with it.
     pub(crate) fn change_disk(&mut self, disk: Arc<dyn Disk>) -> io::Result<()> {
         if self.disk.is_none() {
             return Err(io::ErrorKind::Unsupported.into());
@@ -178,19 +178,8 @@ impl Vbd {
         self.image = image;
         self.spare_images.clear();
         self.disk = Some(disk);
-        for (worker, image) in std::mem::take(&mut self.workers).into_iter().zip(images) {
-            let Some(Load {
-                mut queue,
-                image: mut old,
-            }) = worker.end()
-            else {
-                continue;
-            };
-            queue.leave_image(&mut *old);
-            self.start_worker(queue, image)?;
-        }
-        for worker in &self.workers {
-            worker.settle();
+        for (worker, image) in self.workers.iter().zip(images) {
+            worker.change_image(image);
         }
         Ok(())
     }

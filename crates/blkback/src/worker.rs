@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ struct Link {
     idle: AtomicU32,
     /// What waited for the disk to go on is to be tried again.
     retry: AtomicBool,
+    /// The image to go on with, where it is another.
+    next_image: Mutex<Option<Box<dyn BlockImage>>>,
     failure: Mutex<Option<QueueError>>,
     told: OwnedFd,
     /// Signalled when the worker is idle or has failed.
@@ -60,6 +62,12 @@ impl Link {
     fn order(&self, command: Command) {
         self.command.store(command as u8, Ordering::Release);
         signal(&self.told);
+    }
+
+    fn next_image(&self) -> MutexGuard<'_, Option<Box<dyn BlockImage>>> {
+        self.next_image
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn report(&self) {
@@ -96,6 +104,7 @@ impl Worker {
             asked: AtomicU32::new(0),
             idle: AtomicU32::new(0),
             retry: AtomicBool::new(false),
+            next_image: Mutex::default(),
             failure: Mutex::default(),
             told: event()?,
             back,
@@ -133,6 +142,11 @@ impl Worker {
             .take()
     }
 
+    /// Another image in the present one's place, from the next [`go_on`](Self::go_on) on. The worker is idle.
+    pub(crate) fn change_image(&self, image: Box<dyn BlockImage>) {
+        *self.link.next_image() = Some(image);
+    }
+
     /// Goes on after [`settle`](Self::settle).
     pub(crate) fn go_on(&self, retry: bool) {
         self.link.retry.fetch_or(retry, Ordering::AcqRel);
@@ -148,7 +162,11 @@ impl Worker {
         self.link.order(Command::End);
         let thread = self.thread.take()?;
         match thread.join() {
-            Ok(load) => Some(load),
+            Ok(mut load) => {
+                // It has not come to it: whoever is served next is not to meet the old medium.
+                take_next_image(&mut load, &self.link);
+                Some(load)
+            }
             Err(_) => {
                 tracing::error!("a disk's thread panicked");
                 None
@@ -181,7 +199,10 @@ fn work(mut load: Load, link: &Link, wakeups: &Wakeups, spin: Duration) -> Load 
         let command = link.command();
         let outcome = match command {
             Command::End => return load,
-            Command::Serve => serve(&mut load, link, wakeups, &mut spin),
+            Command::Serve => {
+                take_next_image(&mut load, link);
+                serve(&mut load, link, wakeups, &mut spin)
+            }
             Command::Settle => settle(&mut load, link, wakeups),
         };
         if let Err(error) = outcome {
@@ -191,6 +212,14 @@ fn work(mut load: Load, link: &Link, wakeups: &Wakeups, spin: Duration) -> Load 
                 sleep_until_told(link);
             }
         }
+    }
+}
+
+/// Goes on with another image, where there is one. The present one has nothing: it was given while the worker was idle.
+fn take_next_image(load: &mut Load, link: &Link) {
+    if let Some(image) = link.next_image().take() {
+        load.queue.leave_image(&mut *load.image);
+        load.image = image;
     }
 }
 

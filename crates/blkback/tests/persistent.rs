@@ -241,7 +241,6 @@ fn what_waits_for_a_stopped_disk_goes_to_the_medium_that_comes() {
 
 /// The request has a page that the old medium knows by a number; the new one knows none.
 #[test]
-#[ignore = "a request that waits keeps the old medium's numbers of its pages (`Segment::buffer`)"]
 fn what_waits_with_kept_pages_goes_to_the_medium_that_comes() {
     changed_while_stopped(persistent());
 }

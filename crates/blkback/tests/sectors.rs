@@ -199,7 +199,6 @@ fn a_secure_discard_overwrites() {
 }
 
 #[test]
-#[ignore = "the image's zeroes are not aligned as O_DIRECT wants it (`ZEROES` in its `uring/flight.rs`)"]
 fn a_secure_discard_overwrites_past_the_page_cache() {
     discard_securely(Caching::DirectIfPossible);
 }

@@ -257,6 +257,13 @@ impl Io {
         })
     }
 
+    /// Forgets by what numbers an image knew the memory: it goes to another image.
+    pub fn forget_buffers(&mut self) {
+        for segment in &mut self.segments {
+            segment.buffer = None;
+        }
+    }
+
     /// Changes the token, once everything else is known.
     pub fn set_token(&mut self, token: u64) {
         self.token = token;

@@ -12,9 +12,13 @@ use crate::{Durability, ImageError, Io, IoOp};
 /// How often a request is tried again that was interrupted.
 const RETRIES: u8 = 16;
 /// What a secure discard writes, as often as it takes.
-static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
+static ZEROES: Zeroes = Zeroes([0; 1 << 16]);
 /// How many times that at once.
 const ZERO_VECTORS: usize = 64;
+
+/// Aligned as it takes to go past the page cache.
+#[repr(align(4096))]
+struct Zeroes([u8; 1 << 16]);
 
 /// A part of a file that a part of a request is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,9 +220,9 @@ fn zeroes(len: u64, iovecs: &mut Vec<libc::iovec>) {
     iovecs.clear();
     let mut left = usize::try_from(len).unwrap_or(usize::MAX);
     while left > 0 && iovecs.len() < ZERO_VECTORS {
-        let here = left.min(ZEROES.len());
+        let here = left.min(ZEROES.0.len());
         iovecs.push(libc::iovec {
-            iov_base: ZEROES.as_ptr().cast_mut().cast(),
+            iov_base: ZEROES.0.as_ptr().cast_mut().cast(),
             iov_len: here,
         });
         left -= here;
