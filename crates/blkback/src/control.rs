@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::event::{EventfdFlags, eventfd};
-
+use crate::event::{event, signal, take};
 use crate::image::{Disk, ImageError};
 use crate::options::OnError;
 use crate::stats::{Stats, add};
@@ -40,7 +39,6 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(on_error: OnError) -> io::Result<Self> {
-        let event = || eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
         Ok(Self {
             stats: Arc::default(),
             on_error,
@@ -73,7 +71,7 @@ impl Shared {
     /// The disk goes on.
     pub(crate) fn start(&self) {
         self.stopped.store(false, Ordering::Release);
-        let _ = rustix::io::read(&self.stopped_event, &mut [0; 8]);
+        take(&self.stopped_event);
     }
 
     /// Readable when something was said.
@@ -83,7 +81,7 @@ impl Shared {
 
     /// What was said, in its order.
     pub(crate) fn take_orders(&self) -> VecDeque<Order> {
-        let _ = rustix::io::read(&self.told, &mut [0; 8]);
+        take(&self.told);
         std::mem::take(&mut self.orders.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -104,11 +102,6 @@ impl Shared {
         self.gone.store(true, Ordering::Relaxed);
         orders.clear();
     }
-}
-
-/// A counter that is not full takes one more; a full one is readable anyhow.
-fn signal(event: &OwnedFd) {
-    let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
 }
 
 impl fmt::Debug for Shared {

@@ -42,6 +42,7 @@
 mod backend;
 mod connect;
 mod control;
+mod event;
 mod lane;
 mod negotiate;
 mod options;

@@ -51,7 +51,7 @@ impl Vbd {
         wakeups: Arc<Wakeups>,
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
-        let worker_news = Arc::new(crate::worker::event()?);
+        let worker_news = Arc::new(crate::event::event()?);
         wakeups.add(Source::Worker, worker_news.as_fd())?;
         wakeups.add(Source::Control, shared.told())?;
         let mut options = options.within_limits();
@@ -92,7 +92,7 @@ impl Vbd {
 
     /// Takes note of what workers have said: why one of them has stopped by itself, if one has.
     pub(crate) fn worker_news(&self) -> Option<QueueError> {
-        let _ = rustix::io::read(&self.worker_news, &mut [0; 8]);
+        crate::event::take(&self.worker_news);
         self.workers.iter().find_map(Worker::take_failure)
     }
 

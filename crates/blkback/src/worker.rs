@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
-
+use crate::event::{event, signal, take};
 use crate::image::BlockImage;
 use crate::lane::Lane;
 use crate::queue::{Queue, QueueError};
@@ -78,16 +77,6 @@ impl Link {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         self.report();
     }
-}
-
-/// An event that others wait for.
-pub(crate) fn event() -> io::Result<OwnedFd> {
-    Ok(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?)
-}
-
-/// A counter that is not full takes one more; a full one is readable anyhow.
-fn signal(event: &OwnedFd) {
-    let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
 }
 
 /// A running worker. Dropping it ends its thread, which then **blocks** until the image has nothing of it.
@@ -268,10 +257,6 @@ fn settle(load: &mut Load, link: &Link, wakeups: &Wakeups) -> Result<(), QueueEr
         }
     }
     Ok(())
-}
-
-fn take(event: &OwnedFd) {
-    let _ = rustix::io::read(event, &mut [0; 8]);
 }
 
 fn sleep_until_told(link: &Link) {
