@@ -2,7 +2,7 @@
 
 use cantle_abi::io::xs_wire::*;
 use cantle_abi::{DomId, Port};
-use cantle_xenstore::server::{ConnId, ConnKind, Host, HostConn};
+use cantle_xenstore::server::{Action, ConnId, ConnKind, Host, HostConn};
 use cantle_xenstore::state::Conn;
 use cantle_xenstore::wire::{self, Message};
 use cantle_xenstore::{Limits, Server, TxId};
@@ -217,7 +217,16 @@ impl Twin {
             Step::Target(stub, target) => drop(self.server.target(DomId(*stub), DomId(*target))),
             Step::Shutdown(domid) => drop(self.server.domain_shutdown(DomId(*domid))),
         }
-        while self.server.take_action().is_some() {}
+        while let Some(action) = self.server.take_action() {
+            // A guest that was introduced again begins at its ring's beginning, whatever was on its way.
+            if let Action::Introduced { domid, .. } = action
+                && let 1..=3 = domid.0
+            {
+                let conn = usize::from(domid.0 - 1);
+                self.unfed[conn].clear();
+                self.late[conn].clear();
+            }
+        }
     }
 
     /// The same after a hand-over.
