@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
 use cantle_abi::io::netif::XEN_NETIF_GSO_TYPE_TCPV4;
-use cantle_netback::headers::IpVersion;
+use cantle_netport::headers::IpVersion;
 use cantle_netback::test_utils::{FrontOptions, Load, NetFront, Outgoing, Shape, World};
-use cantle_netback::{Checksum, Gso, GsoKind, Offload, Tap, vnet};
+use cantle_netport::{Checksum, Gso, GsoKind, Offload, Tap, vnet};
 use cantle_xenstore::xenbus::XenbusState;
 
 use crate::measure::Unit;

@@ -57,4 +57,4 @@ pub mod xen;
 
 pub use errno::Errno;
 pub use ids::{DomId, Gfn, GrantRef, PAGE_SHIFT, PAGE_SIZE, Port, VcpuId};
-pub use shared_memory::SharedMemory;
+pub use shared_memory::{SharedBytes, SharedMemory};

@@ -109,7 +109,7 @@ pub(crate) fn pin_local<'a>(
     local: &Local<'_>,
 ) -> Result<Pinned<'a>, GrantStatus> {
     within_page(offset, local.len())?;
-    let write = matches!(local, Local::From(_));
+    let write = local.source().is_some();
     Pinned::new(table, gref, grantee, write, offset, local.len())
 }
 
@@ -136,6 +136,13 @@ pub(crate) fn copy_local(
             unsafe {
                 let to = pinned.page.as_ptr().add(usize::from(offset));
                 to.copy_from_nonoverlapping(buffer.as_ptr(), buffer.len());
+            }
+        }
+        Local::Shared(bytes) => {
+            // SAFETY: as above. A page may be granted for both ends, hence the kind of copy that allows it.
+            unsafe {
+                let to = pinned.page.as_ptr().add(usize::from(offset));
+                to.copy_from(bytes.as_ptr(), bytes.len());
             }
         }
     }

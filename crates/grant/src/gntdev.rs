@@ -302,6 +302,10 @@ fn segment(piece: &mut CopyPiece<'_>) -> Result<Segment, GrantStatus> {
             let virt = buffer.as_ptr().cast_mut().cast();
             (End { virt }, foreign, GNTCOPY_dest_gref)
         }
+        Local::Shared(bytes) => {
+            let virt = bytes.as_ptr().cast_mut().cast();
+            (End { virt }, foreign, GNTCOPY_dest_gref)
+        }
     };
     Ok(Segment {
         source,

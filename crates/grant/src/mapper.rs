@@ -1,6 +1,6 @@
 //! What a back end runs on: other domains' pages as a process sees them.
 
-use cantle_abi::{DomId, Gfn, GrantRef};
+use cantle_abi::{DomId, Gfn, GrantRef, SharedBytes};
 
 use crate::{GrantStatus, Mapping, Mappings};
 
@@ -65,15 +65,29 @@ pub enum Local<'a> {
     Into(&'a mut [u8]),
     /// Bytes of this buffer into the granted page.
     From(&'a [u8]),
+    /// Bytes of memory that somebody else may write meanwhile (another domain's page, mapped here) into the granted page. Whoever
+    /// looks at the page afterwards may find any mixture. The two may be the same memory.
+    Shared(SharedBytes<'a>),
 }
 
 impl Local<'_> {
+    /// What is copied into the granted page, where that is the direction.
+    #[must_use]
+    pub fn source(&self) -> Option<SharedBytes<'_>> {
+        match self {
+            Self::Into(_) => None,
+            Self::From(buffer) => Some(SharedBytes::from(*buffer)),
+            Self::Shared(bytes) => Some(*bytes),
+        }
+    }
+
     /// How many bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
             Self::Into(buffer) => buffer.len(),
             Self::From(buffer) => buffer.len(),
+            Self::Shared(bytes) => bytes.len(),
         }
     }
 

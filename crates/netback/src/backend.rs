@@ -16,8 +16,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::Vif;
 use crate::poller::{Patience, Poller, Ready, Source};
-use crate::port::NetPort;
 use crate::stats::Stats;
+use cantle_netport::NetPort;
 
 /// Why a back end cannot be made, or cannot go on. None of it is the guest's doing.
 #[derive(Debug, thiserror::Error)]

@@ -10,10 +10,10 @@ use cantle_grant::{Access, GrantMapper, GrantStatus, Mapping};
 use cantle_xenstore::xenbus::{Device, DeviceError, Keys, OtherEnd};
 
 use crate::poller::{Poller, Ready, Source};
-use crate::port::NetPort;
 use crate::rx::{FrontEnd, RxQueue};
 use crate::stats::Stats;
 use crate::tx::TxQueue;
+use cantle_netport::NetPort;
 
 /// What the back end publishes before it waits for a front end. There is no control ring, and no second queue.
 const OFFERED: [(&str, &str); 10] = [
@@ -175,7 +175,9 @@ impl Vif {
         for channel in [Some(tx), rx.as_ref()].into_iter().flatten() {
             self.poller.remove(channel.eventfd());
         }
-        self.poller.remove(self.port.fd());
+        if let Some(fd) = self.port.fd() {
+            self.poller.remove(fd);
+        }
         self.port.set_link(false);
     }
 
@@ -216,9 +218,9 @@ impl Vif {
             .poller
             .add(tx, Source::Tx)
             .and_then(|()| rx.map_or(Ok(()), |rx| self.poller.add(rx, Source::Rx)))
-            .and_then(|()| self.poller.add(port, Source::Port));
+            .and_then(|()| port.map_or(Ok(()), |port| self.poller.add(port, Source::Port)));
         if added.is_err() {
-            for fd in [Some(tx), rx, Some(port)].into_iter().flatten() {
+            for fd in [Some(tx), rx, port].into_iter().flatten() {
                 self.poller.remove(fd);
             }
         }

@@ -19,8 +19,8 @@
 //!
 //! ```
 //! # #[cfg(feature = "test-utils")] {
-//! use cantle_netback::port::Recorder;
 //! use cantle_netback::test_utils::{FrontOptions, Outgoing, World, settle};
+//! use cantle_netport::test_utils::Recorder;
 //!
 //! // A store, a guest in this process's memory, and the device's directories: what a toolstack and a VMM would make.
 //! let world = World::new();
@@ -44,26 +44,19 @@
 //! [`EventChannels`]: cantle_evtchn::EventChannels
 //! [`GrantMapper`]: cantle_grant::GrantMapper
 
+use cantle_netport::{checksum, headers};
+
 mod backend;
-mod checksum;
 mod device;
-pub mod headers;
-mod offload;
-mod parts;
 mod poller;
-pub mod port;
 mod recycle;
 mod rx;
 mod stats;
 pub mod tx;
-pub mod vnet;
 
 #[cfg(feature = "test-utils")]
 pub mod test_utils;
 
 pub use backend::{Backend, BackendError, Progress};
 pub use device::ConnectError;
-pub use offload::{Checksum, Gso, GsoKind, Offload, Offloads};
-pub use parts::{Part, PartMut};
-pub use port::{NetPort, NullPort, Tap, TapError};
 pub use stats::{Counts, Direction, Stats};

@@ -13,10 +13,11 @@ use cantle_abi::io::netif::{
 use cantle_abi::{DomId, GrantRef, PAGE_SIZE};
 use cantle_grant::test_utils::GuestPages;
 use cantle_grant::{Access, CopyPiece, GrantMapper, GrantStatus, InProcessMapper, Mapping};
-use cantle_netback::headers::IpVersion;
-use cantle_netback::port::{Frame, NetPort, Received, Recorded, Recorder, RecorderHandle};
+use cantle_netback::Backend;
 use cantle_netback::test_utils::{FrontOptions, NetFront, Outgoing, Shape, World, settle};
-use cantle_netback::{Backend, Offload, Offloads, PartMut};
+use cantle_netport::headers::IpVersion;
+use cantle_netport::test_utils::{Recorded, Recorder, RecorderHandle};
+use cantle_netport::{Frame, NetPort, Offload, Offloads, PartMut, Received};
 use cantle_xenstore::xenbus::XenbusState;
 
 fn connect(options: &FrontOptions) -> (World, Backend, NetFront, RecorderHandle) {
@@ -106,7 +107,7 @@ impl NetPort for ScribbledPort {
     fn receive(&mut self, into: &mut [PartMut<'_>]) -> io::Result<Received> {
         self.0.receive(into)
     }
-    fn fd(&self) -> BorrowedFd<'_> {
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.0.fd()
     }
     fn accept(&mut self, offloads: Offloads) -> io::Result<()> {
@@ -367,7 +368,7 @@ impl NetPort for Spy {
     fn receive(&mut self, into: &mut [PartMut<'_>]) -> io::Result<Received> {
         self.inner.receive(into)
     }
-    fn fd(&self) -> BorrowedFd<'_> {
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.inner.fd()
     }
     fn accept(&mut self, offloads: Offloads) -> io::Result<()> {

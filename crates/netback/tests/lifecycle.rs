@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use cantle_abi::DomId;
-use cantle_netback::port::{Recorded, Recorder, RecorderHandle};
+use cantle_netback::Backend;
 use cantle_netback::test_utils::{FrontOptions, NetFront, Outgoing, World, settle};
-use cantle_netback::{Backend, Offload};
+use cantle_netport::Offload;
+use cantle_netport::test_utils::{Recorded, Recorder, RecorderHandle};
 use cantle_xenstore::xenbus::{Removal, Removed, XenbusState};
 
 fn connect() -> (World, Backend, NetFront, RecorderHandle) {

@@ -4,12 +4,13 @@ use cantle_abi::io::netif::{
     NETIF_RSP_DROPPED, NETIF_RSP_ERROR, NETIF_RSP_NULL, NETIF_RSP_OKAY, NETRXF_csum_blank,
     NETRXF_data_validated, XEN_NETIF_GSO_TYPE_TCPV4, XEN_NETIF_GSO_TYPE_TCPV6,
 };
-use cantle_netback::headers::{IpVersion, Protocol};
-use cantle_netback::port::{Recorded, Recorder, RecorderHandle};
+use cantle_netback::Backend;
 use cantle_netback::test_utils::{
     FrontOptions, NetFront, Outgoing, Shape, World, settle, transport_sum,
 };
-use cantle_netback::{Backend, Checksum, Gso, GsoKind, Offload, Offloads};
+use cantle_netport::headers::{IpVersion, Protocol};
+use cantle_netport::test_utils::{Recorded, Recorder, RecorderHandle};
+use cantle_netport::{Checksum, Gso, GsoKind, Offload, Offloads};
 use cantle_xenstore::xenbus::XenbusState;
 use proptest::prelude::*;
 

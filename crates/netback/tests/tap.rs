@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use cantle_abi::io::netif::{
     NETIF_RSP_NULL, NETIF_RSP_OKAY, NETRXF_csum_blank, XEN_NETIF_GSO_TYPE_TCPV4,
 };
-use cantle_netback::headers::{IpVersion, Protocol};
 use cantle_netback::test_utils::{
     FrontOptions, Incoming, NetFront, Outgoing, Running, Shape, World, in_netns, ip, transport_sum,
 };
-use cantle_netback::{Tap, TapError};
+use cantle_netport::headers::{IpVersion, Protocol};
+use cantle_netport::{Tap, TapError};
 use cantle_xenstore::xenbus::XenbusState;
 
 const PATIENCE: Duration = Duration::from_secs(10);

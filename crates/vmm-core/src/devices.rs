@@ -9,7 +9,7 @@ use cantle_abi::DomId;
 use cantle_blkback::DiskKind;
 use cantle_evtchn::{EventChannels, SystemDomain};
 use cantle_grant::{GrantMapper, InProcessMapper};
-use cantle_netback::Tap;
+use cantle_netport::Tap;
 use cantle_xenstore::xenbus::{DeviceId, toolstack};
 use cantle_xenstore::{LocalClient, Shared};
 use vmm_sys_util::eventfd::EventFd;

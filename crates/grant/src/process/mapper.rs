@@ -130,10 +130,12 @@ impl ProcessMapper {
                     }
                 };
                 let slot = items.len();
-                if let Local::From(bytes) = &piece.local
+                let source = piece.local.source();
+                if let Some(bytes) = source
                     && let Some(to) = exchange.bounce.page(slot)
                 {
-                    // SAFETY: at most a page, into a page of the buffer.
+                    // SAFETY: at most a page, into a page of the buffer, which is nobody's page; another party may write the bytes
+                    // meanwhile, and what arrives is then a mixture.
                     unsafe {
                         to.as_ptr()
                             .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
@@ -141,7 +143,7 @@ impl ProcessMapper {
                 }
                 items.push(CopyItem {
                     granter: piece.granter.0,
-                    flags: u16::from(matches!(piece.local, Local::From(_))) * CopyItem::WRITE,
+                    flags: u16::from(source.is_some()) * CopyItem::WRITE,
                     gref: piece.gref.0,
                     offset: piece.offset,
                     len,

@@ -6,8 +6,9 @@ use cantle_abi::io::netif::{
     XEN_NETIF_GSO_TYPE_TCPV6, XEN_NETIF_NR_SLOTS_MIN,
 };
 
+use crate::checksum;
 use crate::headers::{self, IpVersion};
-use crate::{Checksum, Gso, GsoKind, Offload, Offloads, checksum};
+use cantle_netport::{Checksum, Gso, GsoKind, Offload, Offloads};
 
 /// What the front end has said that it can do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -11,11 +11,12 @@ use cantle_abi::{DomId, PAGE_SIZE};
 use cantle_grant::{CopyPiece, GrantMapper, Local, Mapping};
 
 use super::frame::{self, FrontEnd};
-use crate::port::{FRAME_MAX, NetPort, Received};
 use crate::recycle::recycle;
 use crate::stats::Direction;
 use crate::tx::Pass;
-use crate::{Offload, PartMut};
+use cantle_netport::port::FRAME_MAX;
+use cantle_netport::{NetPort, Received};
+use cantle_netport::{Offload, PartMut};
 
 /// Frames of one batch at most.
 const FRAMES_MAX: usize = 64;

@@ -19,7 +19,7 @@ use cantle_xenstore::xenbus::{DeviceId, XenbusState};
 use cantle_xenstore::{LocalClient, TxId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::{Part, PartMut};
+use cantle_netport::{Part, PartMut};
 
 /// Pages for each direction: as many as a ring has slots.
 const BUFFERS: u16 = 256;

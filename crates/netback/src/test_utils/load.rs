@@ -8,7 +8,7 @@ use cantle_abi::io::netif::{
 };
 
 use super::{NetFront, Outgoing};
-use crate::PartMut;
+use cantle_netport::PartMut;
 
 /// A packet laid out in a front end's pages, ready to be sent any number of times.
 #[derive(Clone, Debug)]

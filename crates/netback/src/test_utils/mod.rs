@@ -5,8 +5,6 @@
 
 mod front;
 mod load;
-mod netns;
-mod packets;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -20,12 +18,12 @@ use cantle_xenstore::xenbus::{DeviceId, toolstack};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+pub use cantle_netport::test_utils::{Shape, checksum_of, in_netns, ip, transport_sum};
 pub use front::{FrontOptions, Incoming, NetFront, Outgoing};
 pub use load::Load;
-pub use netns::{in_netns, ip};
-pub use packets::{Shape, checksum_of, transport_sum};
 
-use crate::{Backend, BackendError, NetPort, Progress, Stats};
+use crate::{Backend, BackendError, Progress, Stats};
+use cantle_netport::NetPort;
 
 /// The guest's number.
 pub const GUEST: DomId = DomId(1);

@@ -8,7 +8,7 @@ use cantle_abi::io::netif::{
 use cantle_abi::{GrantRef, PAGE_SIZE};
 use cantle_grant::GrantStatus;
 
-use crate::GsoKind;
+use cantle_netport::GsoKind;
 
 /// Bytes of the smallest frame: an Ethernet header.
 pub(crate) const FRAME_MIN: u16 = 14;

@@ -5,10 +5,11 @@ use cantle_abi::io::netif::{NETIF_RSP_DROPPED, NETIF_RSP_ERROR, NETIF_RSP_OKAY};
 use cantle_grant::{Access, CopyPiece, GrantMapper, Local, Mapping};
 
 use super::{Fault, Packet, Slot};
+use crate::checksum;
 use crate::headers::{self, HEADERS_MAX, IpVersion, Protocol};
-use crate::port::{Frame, NetPort};
 use crate::recycle::recycle;
-use crate::{Checksum, Gso, GsoKind, Offload, Part, checksum};
+use cantle_netport::{Checksum, Gso, GsoKind, Offload, Part};
+use cantle_netport::{Frame, NetPort};
 
 /// Packets of one batch at most.
 pub(super) const PACKETS_MAX: usize = 64;

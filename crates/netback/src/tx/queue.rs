@@ -9,8 +9,8 @@ use cantle_grant::{GrantMapper, Mapping};
 
 use super::assemble::{Answer, Assembler, Fault, Step};
 use super::batch::{Batch, Outcome};
-use crate::port::NetPort;
 use crate::stats::Direction;
+use cantle_netport::NetPort;
 
 /// Takes packets off a tx ring and gives them to a port.
 pub(crate) struct TxQueue {

@@ -3,10 +3,10 @@
 use arbitrary::Arbitrary;
 use cantle_abi::GrantRef;
 use cantle_abi::io::netif::{NetifExtraInfo, NetifTxRequest};
-use cantle_netback::headers::IpVersion;
-use cantle_netback::port::{Recorded, Recorder, RecorderHandle};
+use cantle_netport::headers::IpVersion;
+use cantle_netport::test_utils::{Recorded, Recorder, RecorderHandle};
 use cantle_netback::test_utils::{FrontOptions, NetFront, Outgoing, Shape, World, settle};
-use cantle_netback::{Checksum, Gso, GsoKind, Offload};
+use cantle_netport::{Checksum, Gso, GsoKind, Offload};
 use cantle_xenstore::xenbus::XenbusState;
 
 use crate::input::{self, Odd};

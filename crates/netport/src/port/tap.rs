@@ -264,8 +264,8 @@ impl NetPort for Tap {
         })
     }
 
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
     }
 
     fn accept(&mut self, offloads: Offloads) -> io::Result<()> {

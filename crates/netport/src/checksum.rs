@@ -26,7 +26,8 @@ fn fold(mut total: u64) -> u16 {
 
 /// Completes a blank checksum: sums from `start` to the end, the field (at `start + offset`) included, and writes it there.
 /// False, and nothing done, where the field is not within the frame.
-pub(crate) fn complete(frame: &mut [u8], start: u16, offset: u16) -> bool {
+#[must_use]
+pub fn complete(frame: &mut [u8], start: u16, offset: u16) -> bool {
     let (start, offset) = (usize::from(start), usize::from(offset));
     let Some(covered) = frame.get(start..) else {
         return false;
@@ -46,7 +47,8 @@ pub(crate) fn complete(frame: &mut [u8], start: u16, offset: u16) -> bool {
 
 /// Writes the pseudo-header's sum into the checksum field: what a blank checksum begins with. `headers` is the frame's
 /// beginning, `frame_len` the whole frame's length. False, and nothing done, where the field is not within `headers`.
-pub(crate) fn begin(headers: &mut [u8], transport: &Transport, frame_len: usize) -> bool {
+#[must_use]
+pub fn begin(headers: &mut [u8], transport: &Transport, frame_len: usize) -> bool {
     let ip = usize::from(transport.ip);
     let addresses = match transport.version {
         IpVersion::V4 => headers.get(ip + 12..ip + 20),

@@ -8,7 +8,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-use cantle_abi::SharedMemory;
+use cantle_abi::{SharedBytes, SharedMemory};
 
 /// Bytes to be read, which another party may change meanwhile. Laid out as an `iovec`.
 #[derive(Clone, Copy)]
@@ -89,6 +89,31 @@ impl<'a> Part<'a> {
         // `to` is borrowed alone and shared memory is never behind a reference.
         unsafe { std::ptr::copy_nonoverlapping(self.iov.iov_base.cast(), to.as_mut_ptr(), len) };
         len
+    }
+
+    /// The first `len` of its bytes, and the others; all and none where there are not so many.
+    #[must_use]
+    pub fn split_at(self, len: usize) -> (Self, Self) {
+        let len = len.min(self.len());
+        let part = |from: usize, to: usize| Self {
+            iov: libc::iovec {
+                // SAFETY: both are at most the length.
+                iov_base: unsafe { self.iov.iov_base.add(from) },
+                iov_len: to - from,
+            },
+            memory: PhantomData,
+        };
+        (part(0, len), part(len, self.len()))
+    }
+
+    /// The same, for whoever copies it to where it is to go.
+    #[must_use]
+    pub fn bytes(&self) -> SharedBytes<'a> {
+        match NonNull::new(self.iov.iov_base.cast()) {
+            // SAFETY: by the constructors, so many bytes are readable for as long as the lifetime says.
+            Some(first) => unsafe { SharedBytes::from_raw(first, self.iov.iov_len) },
+            None => SharedBytes::from(&[][..]),
+        }
     }
 
     /// The `iovec` itself.

@@ -7,6 +7,7 @@ mod tap;
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 pub use null::NullPort;
 #[cfg(feature = "test-utils")]
@@ -37,8 +38,8 @@ pub trait NetPort: Send {
     fn receive(&mut self, into: &mut [PartMut<'_>]) -> io::Result<Received>;
 
     /// Readable when a frame may be waiting. A back end watches it for changes (edges), and reads until
-    /// [`Received::Nothing`].
-    fn fd(&self) -> BorrowedFd<'_>;
+    /// [`Received::Nothing`]. `None` for a port that is never read: it gives what it has to its [sink](Self::set_sink).
+    fn fd(&self) -> Option<BorrowedFd<'_>>;
 
     /// Says what the receiver of this port's frames can do; a port starts with [`Offloads::NONE`].
     ///
@@ -49,6 +50,37 @@ pub trait NetPort: Send {
 
     /// Says whether somebody is there to receive (a link light). A port without one does nothing.
     fn set_link(&mut self, _up: bool) {}
+
+    /// Says where frames are to go that the port has of its own accord, or that there is nobody any more: then no call of the old sink goes
+    /// on when this returns. A port that is read ignores it.
+    fn set_sink(&mut self, _sink: Option<Arc<dyn FrameSink>>) {}
+}
+
+/// Who takes frames whenever they come: the guest's side of an interface, for a switch. Any thread may call it.
+pub trait FrameSink: Send + Sync {
+    /// Takes a batch of frames, in order, and notes in each what became of it. The memory is free again on return.
+    ///
+    /// It never blocks for longer than copying takes. What cannot be taken now, nor be kept within a bound, is lost.
+    fn deliver(&self, batch: &mut [Frame<'_>]);
+}
+
+/// What an interface is connected to as a whole: it opens a port for each queue.
+pub trait NetDevice: Send + Sync {
+    /// How many ports may be open at once; at least 1.
+    fn queues_max(&self) -> u32;
+
+    /// Opens one more. Which of the open ports gives a frame that comes in is the device's business; one flow's frames come by
+    /// one port. Dropping a port closes it.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone, or has no more.
+    fn open_queue(&self) -> io::Result<Box<dyn NetPort>>;
+
+    /// The largest IP packet that the device carries, in bytes, where it has a limit of its own.
+    fn mtu(&self) -> Option<u16> {
+        None
+    }
 }
 
 /// A frame on its way to a port.

@@ -6,7 +6,7 @@
 use std::io;
 use std::process::Command;
 
-use crate::Tap;
+use crate::port::Tap;
 
 /// Runs something on a thread in a new network namespace, which goes away with it. `None`, with a line on stderr, where this
 /// process may not make one (only root may), or there is no tap driver or no `ip` command.

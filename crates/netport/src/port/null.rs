@@ -1,31 +1,14 @@
 //! A port to nowhere.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
-use rustix::event::{EventfdFlags, eventfd};
-
-use super::{Frame, NetPort, Received};
+use super::{Frame, NetDevice, NetPort, Received};
 use crate::{Offloads, PartMut};
 
 /// A port that takes every frame, forgets it, and never gives one: an interface with nothing behind it.
-#[derive(Debug)]
-pub struct NullPort {
-    silent: OwnedFd,
-}
-
-impl NullPort {
-    /// A new one.
-    ///
-    /// # Errors
-    ///
-    /// No descriptor is free.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            silent: eventfd(0, EventfdFlags::CLOEXEC)?,
-        })
-    }
-}
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NullPort;
 
 impl NetPort for NullPort {
     fn send(&mut self, batch: &mut [Frame<'_>]) {
@@ -38,11 +21,21 @@ impl NetPort for NullPort {
         Ok(Received::Nothing)
     }
 
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.silent.as_fd()
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 
     fn accept(&mut self, _offloads: Offloads) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl NetDevice for NullPort {
+    fn queues_max(&self) -> u32 {
+        u32::MAX
+    }
+
+    fn open_queue(&self) -> io::Result<Box<dyn NetPort>> {
+        Ok(Box::new(Self))
     }
 }

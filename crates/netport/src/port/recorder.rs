@@ -176,8 +176,8 @@ impl NetPort for Recorder {
         })
     }
 
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.shared.readable.as_fd()
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.shared.readable.as_fd())
     }
 
     fn accept(&mut self, offloads: Offloads) -> io::Result<()> {
