@@ -268,18 +268,27 @@ fn layouts_of_32_bit_guests_are_those_of_the_c_headers() {
     }
 }
 
-#[test]
-fn keys_of_block_devices_are_named_in_the_c_header() {
+fn keys_are_named_in(file: &str, keys: impl Iterator<Item = (&'static str, &'static str)>) {
     let Some(folder) = headers() else {
         return skip("no xen/xen.h (install libxen-dev, or set XEN_HEADERS)");
     };
-    let header = std::fs::read_to_string(folder.join("xen/io/blkif.h")).unwrap();
+    let header = std::fs::read_to_string(folder.join("xen/io").join(file)).unwrap();
     let words: BTreeSet<&str> = header
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
         .collect();
-    for (name, key) in tables::blkif_keys() {
-        assert!(words.contains(key), "{name}: {key:?} is no key of blkif.h");
+    for (name, key) in keys {
+        assert!(words.contains(key), "{name}: {key:?} is no key of {file}");
     }
+}
+
+#[test]
+fn keys_of_block_devices_are_named_in_the_c_header() {
+    keys_are_named_in("blkif.h", tables::blkif_keys());
+}
+
+#[test]
+fn keys_of_network_devices_are_named_in_the_c_header() {
+    keys_are_named_in("netif.h", tables::netif_keys());
 }
 
 /// All Rust sources of the crate but the ring's, which has no structure of the headers.
@@ -322,6 +331,7 @@ fn no_structure_or_constant_is_left_out_of_the_tables() {
         .chain(tables::CONSTANTS_WITHOUT_C.iter().copied())
         .chain(
             tables::blkif_keys()
+                .chain(tables::netif_keys())
                 .chain(tables::texts())
                 .map(|(name, _)| name),
         )

@@ -77,6 +77,8 @@ pub(crate) const CONSTANTS_WITHOUT_C: &[&str] = &[
     "XENSTORE_CONNECTION_OFFSET",
     "XENSTORE_ERROR_OFFSET",
     "EVTCHNOP_reset_cont",
+    "XEN_NETIF_EXTRA_TYPE_XDP",
+    "XEN_NETIF_MAX_XDP_HEADROOM",
 ];
 
 /// Structures of the crate that are none of the headers': numbers, accessors, errors, and the BIOS's `E820Entry`.
@@ -114,6 +116,20 @@ pub(crate) fn blkif_keys() -> impl Iterator<Item = (&'static str, &'static str)>
             MAX_RING_PAGE_ORDER, MAX_RING_PAGES, MULTI_QUEUE_MAX_QUEUES, INFO, SECTORS, SECTOR_SIZE, PHYSICAL_SECTOR_SIZE,
             DISCARD_ALIGNMENT, DISCARD_GRANULARITY, DISCARD_SECURE, DISCARD_ENABLE, PROTOCOL, EVENT_CHANNEL, RING_REF,
             RING_PAGE_ORDER, NUM_RING_PAGES, MULTI_QUEUE_NUM_QUEUES, FEATURE_LARGE_SECTOR_SIZE, TRUSTED
+        }
+    }
+    .into_iter()
+}
+
+/// The same of a network device.
+pub(crate) fn netif_keys() -> impl Iterator<Item = (&'static str, &'static str)> {
+    texts! {
+        io::netif::keys {
+            FEATURE_SPLIT_EVENT_CHANNELS, MULTI_QUEUE_MAX_QUEUES, FEATURE_MULTICAST_CONTROL,
+            FEATURE_DYNAMIC_MULTICAST_CONTROL, FEATURE_CTRL_RING, CARRIER, FEATURE_NO_CSUM_OFFLOAD,
+            FEATURE_IPV6_CSUM_OFFLOAD, FEATURE_GSO_TCPV4, FEATURE_GSO_TCPV6, FEATURE_RX_NOTIFY, MULTI_QUEUE_NUM_QUEUES,
+            TX_RING_REF, RX_RING_REF, EVENT_CHANNEL, EVENT_CHANNEL_TX, EVENT_CHANNEL_RX, CTRL_RING_REF,
+            EVENT_CHANNEL_CTRL, REQUEST_MULTICAST_CONTROL, MTU, TRUSTED
         }
     }
     .into_iter()
@@ -281,6 +297,9 @@ pub(crate) fn layouts() -> Vec<Layout> {
         io::netif => NetifTxResponse = "struct netif_tx_response" { id, status };
         io::netif => NetifRxRequest = "struct netif_rx_request" { id, pad, gref };
         io::netif => NetifRxResponse = "struct netif_rx_response" { id, offset, flags, status };
+        io::netif => XenNetifCtrlRequest = "struct xen_netif_ctrl_request" { id, kind => "type", data };
+        io::netif => XenNetifCtrlResponse = "struct xen_netif_ctrl_response" { id, kind => "type", status, data };
+        io::netif => XenNetifGref = "struct xen_netif_gref" { gref => "ref", flags, status };
         io::xs_wire => XsdSockmsg = "struct xsd_sockmsg" { kind => "type", req_id, tx_id, len };
     }
 }
@@ -432,7 +451,19 @@ pub(crate) fn constants() -> Vec<Constant> {
             XEN_NETIF_EXTRA_TYPE_MCAST_ADD, XEN_NETIF_EXTRA_TYPE_MCAST_DEL, XEN_NETIF_EXTRA_TYPE_HASH,
             XEN_NETIF_EXTRA_TYPE_MAX, XEN_NETIF_EXTRA_FLAG_MORE, XEN_NETIF_GSO_TYPE_NONE,
             XEN_NETIF_GSO_TYPE_TCPV4, XEN_NETIF_GSO_TYPE_TCPV6, NETIF_RSP_DROPPED, NETIF_RSP_ERROR,
-            NETIF_RSP_OKAY, NETIF_RSP_NULL
+            NETIF_RSP_OKAY, NETIF_RSP_NULL,
+            _XEN_NETIF_CTRL_HASH_TYPE_IPV4, XEN_NETIF_CTRL_HASH_TYPE_IPV4,
+            _XEN_NETIF_CTRL_HASH_TYPE_IPV4_TCP, XEN_NETIF_CTRL_HASH_TYPE_IPV4_TCP,
+            _XEN_NETIF_CTRL_HASH_TYPE_IPV6, XEN_NETIF_CTRL_HASH_TYPE_IPV6,
+            _XEN_NETIF_CTRL_HASH_TYPE_IPV6_TCP, XEN_NETIF_CTRL_HASH_TYPE_IPV6_TCP,
+            XEN_NETIF_CTRL_HASH_ALGORITHM_NONE, XEN_NETIF_CTRL_HASH_ALGORITHM_TOEPLITZ, XEN_NETIF_CTRL_TYPE_INVALID,
+            XEN_NETIF_CTRL_TYPE_GET_HASH_FLAGS, XEN_NETIF_CTRL_TYPE_SET_HASH_FLAGS, XEN_NETIF_CTRL_TYPE_SET_HASH_KEY,
+            XEN_NETIF_CTRL_TYPE_GET_HASH_MAPPING_SIZE, XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING_SIZE,
+            XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING, XEN_NETIF_CTRL_TYPE_SET_HASH_ALGORITHM,
+            XEN_NETIF_CTRL_TYPE_GET_GREF_MAPPING_SIZE, XEN_NETIF_CTRL_TYPE_ADD_GREF_MAPPING,
+            XEN_NETIF_CTRL_TYPE_DEL_GREF_MAPPING, XEN_NETIF_CTRL_STATUS_SUCCESS, XEN_NETIF_CTRL_STATUS_NOT_SUPPORTED,
+            XEN_NETIF_CTRL_STATUS_INVALID_PARAMETER, XEN_NETIF_CTRL_STATUS_BUFFER_OVERFLOW,
+            XEN_NETIF_CTRLF_GREF_readonly
         }
         io::xs_wire {
             XENSTORE_PAYLOAD_MAX, XENSTORE_ABS_PATH_MAX, XENSTORE_REL_PATH_MAX,
@@ -536,7 +567,10 @@ fn slots<Q, S>(pages: usize) -> u64 {
 /// C expressions with what they must come to: the shapes of rings, and values that the headers only imply.
 pub(crate) fn expressions() -> Vec<(&'static str, u64)> {
     use io::blkif::{BlkifRequest, BlkifResponse};
-    use io::netif::{NetifRxRequest, NetifRxResponse, NetifTxRequest, NetifTxResponse};
+    use io::netif::{
+        NetifRxRequest, NetifRxResponse, NetifTxRequest, NetifTxResponse, XenNetifCtrlRequest,
+        XenNetifCtrlResponse,
+    };
     use io::xs_wire::{
         XENSTORE_CONNECTION_OFFSET, XENSTORE_ERROR_OFFSET, XENSTORE_SERVER_FEATURES_OFFSET,
     };
@@ -566,6 +600,16 @@ pub(crate) fn expressions() -> Vec<(&'static str, u64)> {
             "__CONST_RING_SIZE(netif_rx, 4096)",
             slots::<NetifRxRequest, NetifRxResponse>(1),
         ),
+        (
+            "__CONST_RING_SIZE(xen_netif_ctrl, 4096)",
+            slots::<XenNetifCtrlRequest, XenNetifCtrlResponse>(1),
+        ),
+        ("offsetof(struct netif_extra_info, u.gso.size)", 2),
+        ("offsetof(struct netif_extra_info, u.gso.type)", 4),
+        ("offsetof(struct netif_extra_info, u.mcast.addr)", 2),
+        ("offsetof(struct netif_extra_info, u.hash.type)", 2),
+        ("offsetof(struct netif_extra_info, u.hash.algorithm)", 3),
+        ("offsetof(struct netif_extra_info, u.hash.value)", 4),
         (
             "offsetof(struct blkif_sring, ring)",
             ring::RING_HEADER_SIZE as u64,
