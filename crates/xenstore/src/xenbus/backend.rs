@@ -9,33 +9,12 @@ use cantle_abi::io::xs_wire::XS_READ;
 
 use super::machine::{Back, BackMove, BackSight, Peer};
 use super::nodes::Nodes;
-use super::{DeviceError, DeviceId, Keys, OtherEnd, Phase, XenbusState};
+use super::{Device, DeviceError, DeviceId, Keys, OtherEnd, Phase, XenbusState};
 use crate::Error;
 use crate::prelude::*;
 
 /// Moves that one call makes, however often the other end changes its mind meanwhile.
 const MOVES_PER_CALL: u32 = 4;
-
-/// One device's part in the handshake. [`Backend`] calls these functions, one at a time.
-pub trait Device {
-    /// What to publish before waiting for the front end: `feature-*` nodes and limits. Called again before each reconnection.
-    fn describe(&self) -> Keys;
-
-    /// The front end is ready: read its keys, map its rings, bind its event channels and start to serve. What is returned
-    /// is published together with the state `Connected` (a disk's `sectors`, for example).
-    ///
-    /// The front end may have been served by another back end before, which died: a ring then goes on where it stands.
-    ///
-    /// # Errors
-    ///
-    /// Whatever is wrong with the keys or with mapping them; the device must be as if it had never been called. The back
-    /// end then goes to `Closing`, and to `Closed` with the front end.
-    fn connect(&mut self, front: &OtherEnd<'_>) -> Result<Keys, DeviceError>;
-
-    /// Stop serving and give back rings, mappings and channels, without waiting for the front end. Called once for each
-    /// `connect` that succeeded.
-    fn disconnect(&mut self);
-}
 
 /// The back end's handshake for one device, over a [`Client`] of its own.
 ///
@@ -143,8 +122,8 @@ impl<D: Device> Backend<D> {
     ///
     /// What the store answered.
     pub fn republish(&mut self, keys: &Keys) -> Result<(), Error> {
-        if self.machine.state() == XenbusState::CONNECTED {
-            self.nodes.publish(XenbusState::CONNECTED, keys)?;
+        if self.machine.is_serving() {
+            self.nodes.publish(self.machine.state(), keys)?;
         }
         Ok(())
     }
@@ -200,6 +179,16 @@ impl<D: Device> Backend<D> {
                     .publish(XenbusState::INIT_WAIT, &self.description())?;
             }
             BackMove::Connect => self.connect()?,
+            BackMove::Reconfigure | BackMove::Resume => {
+                let says = match step {
+                    BackMove::Resume => XenbusState::CONNECTED,
+                    _ => XenbusState::RECONFIGURED,
+                };
+                if !self.reconfigure(says)? {
+                    self.machine.refused();
+                    return Ok(true);
+                }
+            }
             BackMove::Close => self.nodes.publish(XenbusState::CLOSING, &Keys::new())?,
             BackMove::Shut => {
                 self.disconnect();
@@ -226,13 +215,7 @@ impl<D: Device> Backend<D> {
     fn connect(&mut self) -> Result<(), Error> {
         // There is one connection at most, whatever led here (XSA-350).
         self.disconnect();
-        let client = &*self.nodes.client;
-        let tx = client.transaction_start()?;
-        let front = OtherEnd::new(client, tx, &self.frontend, self.id.frontend);
-        let result = self.device.connect(&front);
-        // It only read: there is nothing to commit, and nothing to do where the abort fails.
-        let _ = client.transaction_end(tx, false);
-        match result {
+        match self.with_front(|device, front| device.connect(front))? {
             Ok(keys) => {
                 self.machine.attached();
                 if let Err(error) = self.nodes.publish(XenbusState::CONNECTED, &keys) {
@@ -248,6 +231,35 @@ impl<D: Device> Backend<D> {
                 self.nodes.publish(XenbusState::CLOSING, &Keys::new())
             }
         }
+    }
+
+    /// What the front end has changed; whether the device can do it.
+    fn reconfigure(&mut self, says: XenbusState) -> Result<bool, Error> {
+        match self.with_front(|device, front| device.reconfigure(front))? {
+            Ok(keys) => {
+                self.nodes.publish(says, &keys)?;
+                Ok(true)
+            }
+            Err(error) => {
+                self.nodes.complain(&error);
+                self.nodes.publish(XenbusState::CLOSING, &Keys::new())?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Lets the device read what the front end has published, all of one moment.
+    fn with_front<R>(
+        &mut self,
+        act: impl FnOnce(&mut D, &OtherEnd<'_>) -> Result<R, DeviceError>,
+    ) -> Result<Result<R, DeviceError>, Error> {
+        let client = &*self.nodes.client;
+        let tx = client.transaction_start()?;
+        let front = OtherEnd::new(client, tx, &self.frontend, self.id.frontend);
+        let result = act(&mut self.device, &front);
+        // It only read: there is nothing to commit, and nothing to do where the abort fails.
+        let _ = client.transaction_end(tx, false);
+        Ok(result)
     }
 
     fn disconnect(&mut self) {

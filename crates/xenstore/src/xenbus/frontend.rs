@@ -141,6 +141,22 @@ impl<D: FrontDevice> Frontend<D> {
         self.process()
     }
 
+    /// Changes keys of a connected front end, which the back end is to do without a new connection: says `Reconfiguring`, and
+    /// in [`process`](Self::process) `Connected` when the back end has said `Reconfigured`. Before that is done, further changes may
+    /// follow. False where the front end is not connected: then nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// What the store answered.
+    pub fn reconfigure(&mut self, keys: &Keys) -> Result<bool, Error> {
+        if !self.machine.is_connected() {
+            return Ok(false);
+        }
+        self.nodes.publish(XenbusState::RECONFIGURING, keys)?;
+        self.machine.reconfiguring();
+        Ok(true)
+    }
+
     /// Whether the device is gone: [`process`](Self::process) has nothing more to do.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -201,6 +217,7 @@ impl<D: FrontDevice> Frontend<D> {
             }
             FrontMove::Offer => said = self.offer()?,
             FrontMove::Connect => said = self.connect()?,
+            FrontMove::Resume => self.say(said)?,
             FrontMove::Close => self.say(XenbusState::CLOSING)?,
             FrontMove::Shut => {
                 self.disconnect();

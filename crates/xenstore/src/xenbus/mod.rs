@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | the front end closes, `online` is 1 | serves until it says `Closed`; then `Closed`, and waits for it to begin again |
 //! | the front end begins anew without closing (kexec) | disconnects, `InitWait`, connects the new one |
+//! | the front end says `Reconfiguring` | does what its keys say now, `Reconfigured`; `Connected` again when it is |
 //! | the toolstack removes the device | `Closing`, serves until the front end says `Closed`; then `Closed`, and it is finished |
 //! | its directory is taken away | disconnects, and is finished |
 //! | the front end's directory is taken away | disconnects, `Closed`; when it is there again, `InitWait` |
@@ -19,6 +20,7 @@
 mod backend;
 #[cfg(feature = "test-utils")]
 mod bare;
+mod device;
 mod frontend;
 pub mod machine;
 mod nodes;
@@ -28,10 +30,11 @@ pub mod toolstack;
 
 use cantle_abi::DomId;
 
-pub use backend::{Backend, Device};
+pub use backend::Backend;
 #[cfg(feature = "test-utils")]
 pub use bare::BareFrontend;
 pub use cantle_abi::io::xenbus::XenbusState;
+pub use device::Device;
 pub use frontend::{FrontDevice, Frontend, Offer};
 pub use other_end::OtherEnd;
 pub use removal::{Removal, Removed};

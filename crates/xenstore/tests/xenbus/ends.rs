@@ -21,8 +21,10 @@ use crate::{GUEST, NONE};
 struct Counts {
     connects: Cell<u32>,
     disconnects: Cell<u32>,
-    /// Whether it refuses to connect.
+    /// Whether it refuses to connect, and what is changed while it is connected.
     refuses: Cell<bool>,
+    /// The front end's key that may change, as the back end uses it.
+    headroom: Cell<u32>,
 }
 
 impl Counts {
@@ -57,7 +59,21 @@ impl Device for BackDisk {
     fn connect(&mut self, front: &OtherEnd<'_>) -> Result<Keys, DeviceError> {
         front.require::<u32>("ring-ref")?;
         self.0.connect()?;
+        self.0
+            .headroom
+            .set(front.optional("headroom")?.unwrap_or(0));
         Ok(vec![("sectors".to_owned(), "2048".to_owned())])
+    }
+
+    fn reconfigure(&mut self, front: &OtherEnd<'_>) -> Result<Keys, DeviceError> {
+        assert_eq!(self.0.open(), 1, "nothing is connected");
+        if self.0.refuses.get() {
+            return Err("it does not want to".into());
+        }
+        self.0
+            .headroom
+            .set(front.optional("headroom")?.unwrap_or(0));
+        Ok(Keys::new())
     }
 
     fn disconnect(&mut self) {
@@ -254,6 +270,14 @@ impl Ends {
         Removal::begin(client, self.id.clone()).unwrap()
     }
 
+    /// The front end changes its key, where it is connected.
+    fn reconfigure(&mut self, headroom: u32) -> bool {
+        let keys = vec![("headroom".to_owned(), headroom.to_string())];
+        self.front
+            .as_mut()
+            .is_some_and(|front| front.reconfigure(&keys).unwrap())
+    }
+
     fn front_mut(&mut self) -> &mut Frontend<FrontDisk> {
         self.front.as_mut().unwrap()
     }
@@ -328,6 +352,46 @@ fn a_new_back_end_connects_the_front_end_that_a_dead_one_left() {
         "the front end did not notice"
     );
     assert_eq!(ends.back_counts.connects.get(), 2);
+}
+
+#[test]
+fn what_a_connected_front_end_changes_is_done_without_a_new_connection() {
+    let mut ends = Ends::new(true);
+    assert!(!ends.reconfigure(1), "there is no connection to change");
+    ends.settle();
+    for headroom in [256, 0, 1] {
+        assert!(ends.reconfigure(headroom));
+        assert_eq!(ends.states().0, Some(S::RECONFIGURING));
+        ends.back_turn();
+        assert_eq!(ends.states().1, Some(S::RECONFIGURED));
+        assert_eq!(ends.back_counts.headroom.get(), headroom);
+        // It did not wait before the next.
+        ends.front_turn();
+        assert!(ends.reconfigure(headroom + 1));
+        ends.settle();
+        ends.assert_connected();
+        assert_eq!(ends.back_counts.headroom.get(), headroom + 1);
+    }
+    // The back end is started anew meanwhile.
+    assert!(ends.reconfigure(7));
+    ends.start_back();
+    ends.settle();
+    ends.assert_connected();
+    assert_eq!(ends.back_counts.headroom.get(), 7);
+    assert_eq!(ends.back_counts.connects.get(), 2);
+    assert_eq!(ends.front_counts.connects.get(), 1);
+}
+
+#[test]
+fn what_cannot_be_changed_closes_the_device() {
+    let mut ends = Ends::new(true);
+    ends.settle();
+    ends.back_counts.refuses.set(true);
+    assert!(ends.reconfigure(1));
+    ends.settle();
+    ends.assert_closed();
+    let said = "/local/domain/0/error/backend/vbd/5/51712/error";
+    assert!(ends.dom0.exists(NONE, said).unwrap());
 }
 
 #[test]
@@ -459,6 +523,7 @@ enum Deed {
     OpenFront,
     RestartBack,
     RestartFront,
+    Reconfigure(u32),
     BackRefuses(bool),
     FrontRefuses(bool),
     Remove,
@@ -479,6 +544,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         2 => Just(Deed::OpenFront),
         1 => Just(Deed::RestartBack),
         1 => Just(Deed::RestartFront),
+        2 => (1..10_u32).prop_map(Deed::Reconfigure),
         1 => any::<bool>().prop_map(Deed::BackRefuses),
         1 => any::<bool>().prop_map(Deed::FrontRefuses),
         1 => Just(Deed::Remove),
@@ -507,6 +573,7 @@ impl Ends {
             Deed::OpenFront => self.on_front(Frontend::open),
             Deed::RestartBack if self.back.is_some() => self.start_back(),
             Deed::RestartFront if self.front.is_some() => self.start_front(),
+            Deed::Reconfigure(headroom) if has_front => _ = self.reconfigure(headroom),
             Deed::BackRefuses(refuses) => self.back_counts.refuses.set(refuses),
             Deed::FrontRefuses(refuses) => self.front_counts.refuses.set(refuses),
             Deed::Remove if has_back && self.back.is_some() => {
@@ -548,6 +615,8 @@ proptest! {
         deeds in prop::collection::vec(deed(), 0..60),
     ) {
         let mut ends = Ends::new(complete);
+        // A toolstack that says `Reconfigured` in the back end's place deceives the front end.
+        let deceived = deeds.iter().any(|deed| matches!(deed, Deed::ToolstackWrites(8)));
         for deed in deeds {
             ends.happen(deed);
         }
@@ -556,7 +625,15 @@ proptest! {
         ends.settle();
         let open = ends.open();
         match ends.states() {
-            (Some(S::CONNECTED), Some(S::CONNECTED)) => prop_assert_eq!(open, (1, 1)),
+            (Some(S::CONNECTED), Some(S::CONNECTED)) => {
+                prop_assert_eq!(open, (1, 1));
+                let path = format!("{}/headroom", ends.id.frontend_path());
+                let headroom = match ends.dom0.exists(NONE, &path).unwrap() {
+                    true => ends.dom0.read_parsed(NONE, &path).unwrap(),
+                    false => 0,
+                };
+                prop_assert!(deceived || ends.back_counts.headroom.get() == headroom);
+            }
             (Some(S::CLOSED), Some(S::CLOSED)) | (None, None) => prop_assert_eq!(open, (0, 0)),
             // Its front end's directory is gone, and it waits for another.
             (None, Some(S::CLOSED | S::INIT_WAIT)) => prop_assert_eq!(open, (0, 0)),

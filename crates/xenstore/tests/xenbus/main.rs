@@ -21,6 +21,7 @@ const NONE: TxId = TxId::NONE;
 #[derive(Debug, Default)]
 struct Disk {
     rings: Vec<u32>,
+    headrooms: Vec<u32>,
     disconnects: u32,
 }
 
@@ -38,6 +39,12 @@ impl Device for Disk {
         }
         self.rings.push(ring);
         Ok(vec![("sectors".to_owned(), "2048".to_owned())])
+    }
+
+    fn reconfigure(&mut self, front: &OtherEnd<'_>) -> Result<Keys, DeviceError> {
+        let headroom = front.optional("xdp-headroom")?.unwrap_or(0);
+        self.headrooms.push(headroom);
+        Ok(vec![("headroom".to_owned(), headroom.to_string())])
     }
 
     fn disconnect(&mut self) {
@@ -146,6 +153,35 @@ fn reconnects_after_closing_and_without_closing() {
     world.front.publish(&ring(3), S::INITIALISED).unwrap();
     assert_eq!(settled(&mut world).1, S::CONNECTED);
     assert_eq!(world.back.device().rings, [1, 2, 3]);
+}
+
+#[test]
+fn a_key_that_is_written_after_reconfiguring_is_read_as_linux_writes_it() {
+    let mut world = world();
+    world.front.publish(&ring(1), S::CONNECTED).unwrap();
+    assert_eq!(settled(&mut world).1, S::CONNECTED);
+    world.front.publish(&Keys::new(), S::RECONFIGURING).unwrap();
+    assert_eq!(settled(&mut world).1, S::RECONFIGURED);
+    let key = format!("{}/xdp-headroom", world.id.frontend_path());
+    world.guest.write(NONE, &key, b"256").unwrap();
+    assert_eq!(settled(&mut world).1, S::RECONFIGURED);
+    world.front.publish(&Keys::new(), S::CONNECTED).unwrap();
+    assert_eq!(settled(&mut world).1, S::CONNECTED);
+    assert_eq!(world.back.device().headrooms, [0, 256]);
+    assert_eq!(world.front.backend_key("headroom").unwrap(), "256");
+    assert_eq!(world.back.device().disconnects, 0);
+    // What a front end says over and over is done once, until it says something else.
+    for _ in 0..10 {
+        world.front.publish(&Keys::new(), S::RECONFIGURING).unwrap();
+        settled(&mut world);
+    }
+    assert_eq!(world.back.device().headrooms.len(), 3);
+    // Removal goes its usual way from there.
+    toolstack::remove_device(&*world.dom0, &world.id).unwrap();
+    assert_eq!(settled(&mut world).1, S::CLOSING);
+    world.front.publish(&Keys::new(), S::CLOSED).unwrap();
+    assert_eq!(settled(&mut world), (Phase::Finished, S::CLOSED));
+    assert_eq!(world.back.device().disconnects, 1);
 }
 
 #[test]

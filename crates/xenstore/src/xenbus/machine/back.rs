@@ -24,6 +24,12 @@ pub enum BackMove {
     Await,
     /// Connects the device, then says `Connected`; where that fails, `Closing`.
     Connect,
+    /// Looks at the front end's keys again, changes the connection by them and says `Reconfigured`; where that fails, `Closing`.
+    Reconfigure,
+    /// Looks at the front end's keys once more, and says `Connected`; where that fails, `Closing`. Linux's front end says
+    /// `Reconfiguring` before it writes the key that this is about, so that the first look may have been too early; and one
+    /// that begins anew before this back end has seen it connected finds `Reconfigured` where it looks.
+    Resume,
     /// Says `Closing`. It serves on until the front end closes: a mounted disk may have writes under way.
     Close,
     /// Disconnects if it is connected, and says `Closed`.
@@ -41,6 +47,8 @@ enum Stage {
     New,
     Waiting,
     Connected,
+    /// Connected, and has done what the front end changed.
+    Reconfigured,
     Closing,
     Closed,
 }
@@ -89,6 +97,7 @@ impl Back {
             Stage::New => XenbusState::INITIALISING,
             Stage::Waiting => XenbusState::INIT_WAIT,
             Stage::Connected => XenbusState::CONNECTED,
+            Stage::Reconfigured => XenbusState::RECONFIGURED,
             Stage::Closing => XenbusState::CLOSING,
             Stage::Closed => XenbusState::CLOSED,
         }
@@ -98,6 +107,12 @@ impl Back {
     #[must_use]
     pub fn is_attached(&self) -> bool {
         self.attached
+    }
+
+    /// Whether the front end is served, and not on its way out.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        matches!(self.stage, Stage::Connected | Stage::Reconfigured)
     }
 
     /// Whether the device is gone for good, and so is this back end.
@@ -152,12 +167,20 @@ impl Back {
         core::mem::take(&mut self.attached)
     }
 
+    /// The device cannot do what the front end changed: instead of the move that was due it closes.
+    pub fn refused(&mut self) {
+        self.stage = Stage::Closing;
+        self.reset = false;
+    }
+
     /// The move is made.
     pub fn made(&mut self, step: BackMove, online: bool) {
         match step {
             BackMove::Rest | BackMove::Restate => {}
             BackMove::Await => self.stage = Stage::Waiting,
             BackMove::Connect if self.attached => self.stage = Stage::Connected,
+            BackMove::Reconfigure => self.stage = Stage::Reconfigured,
+            BackMove::Resume => self.stage = Stage::Connected,
             BackMove::Connect | BackMove::Close => self.stage = Stage::Closing,
             BackMove::Shut => {
                 self.stage = Stage::Closed;
@@ -173,7 +196,7 @@ impl Back {
 
 /// While the device is to stay.
 fn serve(stage: Stage, front: Peer) -> BackMove {
-    use BackMove::{Await, Close, Connect, Rest, Shut};
+    use BackMove::{Await, Close, Connect, Reconfigure, Rest, Resume, Shut};
     match (stage, front) {
         (Stage::New, Peer::Closing) => Close,
         (Stage::New, Peer::Closed) => Shut,
@@ -181,16 +204,19 @@ fn serve(stage: Stage, front: Peer) -> BackMove {
         // by the keys that it has published.
         (Stage::New, _) => Await,
 
-        (Stage::Waiting, Peer::Ready) => Connect,
+        // One that reconfigures was connected, to a back end that died meanwhile.
+        (Stage::Waiting, Peer::Ready | Peer::Reconfigures) => Connect,
         (Stage::Waiting, Peer::Closing) => Close,
         (Stage::Waiting, Peer::Closed) => Shut,
         (Stage::Waiting, _) => Rest,
 
         // It begins again without having closed: a kernel started by another one.
-        (Stage::Connected, Peer::Starts) => Await,
-        (Stage::Connected, Peer::Closing) => Close,
-        (Stage::Connected, Peer::Closed | Peer::Gone) => Shut,
-        (Stage::Connected, _) => Rest,
+        (Stage::Connected | Stage::Reconfigured, Peer::Starts) => Await,
+        (Stage::Connected | Stage::Reconfigured, Peer::Closing) => Close,
+        (Stage::Connected | Stage::Reconfigured, Peer::Closed | Peer::Gone) => Shut,
+        (Stage::Connected, Peer::Reconfigures) => Reconfigure,
+        (Stage::Reconfigured, Peer::Ready) => Resume,
+        (Stage::Connected | Stage::Reconfigured, _) => Rest,
 
         (Stage::Closing, Peer::Starts) => Await,
         (Stage::Closing, Peer::Closed | Peer::Gone) => Shut,
@@ -209,9 +235,9 @@ fn end(stage: Stage, front: Peer) -> BackMove {
         (Stage::Closed, _) => Shut,
         (_, Peer::Starts | Peer::Closed | Peer::Gone) => Shut,
         (Stage::Closing, _) => Rest,
-        (_, Peer::Ready | Peer::Closing) => Close,
-        (Stage::Connected, Peer::Waits | Peer::Odd) => Close,
+        (_, Peer::Ready | Peer::Reconfigures | Peer::Closing) => Close,
+        (Stage::Connected | Stage::Reconfigured, _) => Close,
         // Nothing is connected, and nobody there would understand.
-        (_, Peer::Waits | Peer::Odd) => Shut,
+        (_, Peer::Waits | Peer::Reconfigured | Peer::Odd) => Shut,
     }
 }

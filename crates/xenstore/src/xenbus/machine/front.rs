@@ -26,6 +26,8 @@ pub enum FrontMove {
     Offer,
     /// The back end is connected: reads what it has published, and says `Connected`.
     Connect,
+    /// The back end has done what was changed: says `Connected`.
+    Resume,
     /// Says `Closing`, and uses the device no more.
     Close,
     /// Disconnects if it has offered anything, and says `Closed`.
@@ -43,6 +45,8 @@ enum Stage {
     /// What the device needs is published.
     Offered,
     Connected,
+    /// Keys were changed, and the back end has not said that it has done what they say.
+    Reconfiguring,
     Closing,
     Closed,
 }
@@ -85,6 +89,7 @@ impl Front {
             Stage::New | Stage::Starting => XenbusState::INITIALISING,
             Stage::Offered => self.offered,
             Stage::Connected => XenbusState::CONNECTED,
+            Stage::Reconfiguring => XenbusState::RECONFIGURING,
             Stage::Closing => XenbusState::CLOSING,
             Stage::Closed => XenbusState::CLOSED,
         }
@@ -93,7 +98,7 @@ impl Front {
     /// Whether both ends are connected, as far as this one knows.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.stage == Stage::Connected
+        matches!(self.stage, Stage::Connected | Stage::Reconfiguring)
     }
 
     /// Whether something is offered to the back end, or was and may still be in its use.
@@ -117,6 +122,13 @@ impl Front {
     pub fn ask_open(&mut self) {
         self.closing = false;
         self.stage = Stage::New;
+    }
+
+    /// Keys were changed, and `Reconfiguring` said, by one that is connected; of others it changes nothing.
+    pub fn reconfiguring(&mut self) {
+        if self.stage == Stage::Connected {
+            self.stage = Stage::Reconfiguring;
+        }
     }
 
     /// What is due.
@@ -163,7 +175,7 @@ impl Front {
                 self.stage = Stage::Offered;
                 self.offered = said;
             }
-            FrontMove::Connect => self.stage = Stage::Connected,
+            FrontMove::Connect | FrontMove::Resume => self.stage = Stage::Connected,
             FrontMove::Close => self.stage = Stage::Closing,
             FrontMove::Shut => self.stage = Stage::Closed,
             FrontMove::Vanish => self.finished = true,
@@ -173,7 +185,7 @@ impl Front {
 
 /// While the device is to be used.
 fn open(stage: Stage, back: Peer, online: bool) -> FrontMove {
-    use FrontMove::{Begin, Connect, Offer, Rest, Shut};
+    use FrontMove::{Begin, Connect, Offer, Rest, Resume, Shut};
     match (stage, back) {
         (Stage::New, _) => Begin,
 
@@ -183,9 +195,13 @@ fn open(stage: Stage, back: Peer, online: bool) -> FrontMove {
         (Stage::Starting, _) => Rest,
 
         (Stage::Offered, Peer::Ready) => Connect,
-        (Stage::Offered | Stage::Connected, Peer::Closing | Peer::Closed | Peer::Gone) => Shut,
+        (Stage::Reconfiguring, Peer::Reconfigured) => Resume,
+        (
+            Stage::Offered | Stage::Connected | Stage::Reconfiguring,
+            Peer::Closing | Peer::Closed | Peer::Gone,
+        ) => Shut,
         // One that waits again has been restarted, and connects by what is published.
-        (Stage::Offered | Stage::Connected, _) => Rest,
+        (Stage::Offered | Stage::Connected | Stage::Reconfiguring, _) => Rest,
 
         (Stage::Closing | Stage::Closed, _) => end(stage, back),
     }
@@ -199,6 +215,6 @@ fn end(stage: Stage, back: Peer) -> FrontMove {
         (Stage::Closed, _) => Rest,
         (_, Peer::Closing | Peer::Closed | Peer::Gone) => Shut,
         (Stage::Closing, _) => Rest,
-        (Stage::Offered | Stage::Connected, _) => Close,
+        (Stage::Offered | Stage::Connected | Stage::Reconfiguring, _) => Close,
     }
 }

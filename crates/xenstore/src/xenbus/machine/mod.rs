@@ -31,7 +31,11 @@ pub enum Peer {
     Closing,
     /// `Closed`.
     Closed,
-    /// `Reconfiguring`, `Reconfigured` (for devices that have parts, which none here has) or a number without a meaning.
+    /// `Reconfiguring`: a connected front end has changed keys of its own, and waits for `Reconfigured`.
+    Reconfigures,
+    /// `Reconfigured`, which only a back end says: what was changed is in use.
+    Reconfigured,
+    /// A number without a meaning.
     Odd,
 }
 
@@ -44,6 +48,8 @@ impl From<XenbusState> for Peer {
             XenbusState::INITIALISED | XenbusState::CONNECTED => Self::Ready,
             XenbusState::CLOSING => Self::Closing,
             XenbusState::CLOSED => Self::Closed,
+            XenbusState::RECONFIGURING => Self::Reconfigures,
+            XenbusState::RECONFIGURED => Self::Reconfigured,
             _ => Self::Odd,
         }
     }

@@ -14,6 +14,8 @@ struct World {
     front_node: Option<S>,
     back_node: Option<S>,
     online: bool,
+    /// The front end has changed keys, and the back end has not looked at them since.
+    stale: bool,
 }
 
 impl World {
@@ -24,6 +26,7 @@ impl World {
             front_node: Some(S::INITIALISING),
             back_node: Some(S::INITIALISING),
             online: true,
+            stale: false,
         }
     }
 
@@ -49,7 +52,17 @@ impl World {
                 assert!(!self.back.is_attached(), "a second connection: {self:?}");
                 if !fails {
                     self.back.attached();
+                    self.stale = false;
                 }
+            }
+            BackMove::Reconfigure | BackMove::Resume => {
+                assert!(self.back.is_attached(), "nothing to change: {self:?}");
+                if fails {
+                    self.back.refused();
+                    self.back_node = Some(self.back.state());
+                    return true;
+                }
+                self.stale = false;
             }
             BackMove::Close | BackMove::Restate => {}
         }
@@ -73,7 +86,11 @@ impl World {
         let mut said = S::CONNECTED;
         match step {
             FrontMove::Rest => return false,
-            FrontMove::Begin | FrontMove::Shut | FrontMove::Vanish => _ = self.front.detach(),
+            FrontMove::Begin | FrontMove::Shut | FrontMove::Vanish => {
+                _ = self.front.detach();
+                // What comes is a connection with keys of its own.
+                self.stale = false;
+            }
             FrontMove::Offer => {
                 assert!(!self.front.is_attached(), "a second offer: {self:?}");
                 if fails {
@@ -86,6 +103,10 @@ impl World {
                 }
             }
             FrontMove::Connect if fails => said = S::CLOSING,
+            FrontMove::Resume => {
+                // Somebody may have said so in the back end's place, and it will not look again.
+                self.stale &= self.back.state() == S::RECONFIGURED;
+            }
             FrontMove::Connect | FrontMove::Close | FrontMove::Restate => {}
         }
         self.front.made(step, said);
@@ -111,6 +132,13 @@ impl World {
         add(&|w| w.back.ask_close());
         add(&|w| w.front.ask_close());
         add(&|w| w.front.ask_open());
+        if self.front.is_connected() && self.front_node.is_some() {
+            add(&|w| {
+                w.front.reconfiguring();
+                w.front_node = Some(w.front.state());
+                w.stale = true;
+            });
+        }
         // The guest starts another kernel; the back end is started anew.
         add(&|w| w.front = Front::new());
         add(&|w| w.back = Back::new());
@@ -195,6 +223,7 @@ fn whatever_happened_both_ends_are_connected_or_closed_when_nobody_hinders_them(
                     (Some(S::CONNECTED), Some(S::CONNECTED)) => {
                         assert_eq!(attached, (true, true), "from {world:?} to {end:?}");
                         assert!(end.online, "from {world:?} to {end:?}");
+                        assert!(!end.stale, "from {world:?} to {end:?}");
                     }
                     // One end's directory was taken away: the other is closed, or has not begun.
                     (Some(S::CLOSED), Some(S::CLOSED) | None)
@@ -213,24 +242,34 @@ fn whatever_happened_both_ends_are_connected_or_closed_when_nobody_hinders_them(
 }
 
 /// The whole of the back end's table, a row for each of its stages: what is due for a front end that is
-/// gone, starts, waits, is ready, closes, is closed, says something odd.
+/// gone, starts, waits, is ready, closes, is closed, reconfigures, has reconfigured, says something odd.
 #[test]
 fn the_back_ends_table() {
-    const PEERS: [Peer; 7] = [
+    const PEERS: [Peer; 9] = [
         Peer::Gone,
         Peer::Starts,
         Peer::Waits,
         Peer::Ready,
         Peer::Closing,
         Peer::Closed,
+        Peer::Reconfigures,
+        Peer::Reconfigured,
         Peer::Odd,
     ];
-    let stages: [(&str, &[(BackMove, bool)]); 5] = [
+    let stages: [(&str, &[(BackMove, bool)]); 6] = [
         ("new", &[]),
         ("waiting", &[(BackMove::Await, false)]),
         (
             "connected",
             &[(BackMove::Await, false), (BackMove::Connect, true)],
+        ),
+        (
+            "reconfigured",
+            &[
+                (BackMove::Await, false),
+                (BackMove::Connect, true),
+                (BackMove::Reconfigure, false),
+            ],
         ),
         (
             "closing",
@@ -243,12 +282,13 @@ fn the_back_ends_table() {
         ("closed", &[(BackMove::Shut, false)]),
     ];
     let expected = [
-        // stay               leave
-        ("new", "A A A A C S A", "S S S C C S S"),
-        ("waiting", "- - - N C S -", "S S S C C S S"),
-        ("connected", "S A - - C S -", "S S C C C S C"),
-        ("closing", "S A - - - S -", "S S - - - S -"),
-        ("closed", "- A - A - - -", "S S S S S S S"),
+        // stay                          leave
+        ("new", "A A A A C S A A A", "S S S C C S C S S"),
+        ("waiting", "- - - N C S N - -", "S S S C C S C S S"),
+        ("connected", "S A - - C S F - -", "S S C C C S C C C"),
+        ("reconfigured", "S A - M C S - - -", "S S C C C S C C C"),
+        ("closing", "S A - - - S - - -", "S S - - - S - - -"),
+        ("closed", "- A - A - - - - -", "S S S S S S S S S"),
     ];
     for ((name, way), (row, stay, leave)) in stages.iter().zip(expected) {
         assert_eq!(*name, row);
@@ -281,6 +321,8 @@ fn letter(step: BackMove) -> &'static str {
         BackMove::Rest => "-",
         BackMove::Await => "A",
         BackMove::Connect => "N",
+        BackMove::Reconfigure => "F",
+        BackMove::Resume => "M",
         BackMove::Close => "C",
         BackMove::Shut => "S",
         BackMove::Restate => "R",
@@ -292,7 +334,7 @@ fn letter(step: BackMove) -> &'static str {
 #[test]
 fn unknown_states_are_odd() {
     for state in 0..1000 {
-        let odd = !(0..=6).contains(&state);
+        let odd = !(0..=8).contains(&state);
         assert_eq!(Peer::from(S(state)) == Peer::Odd, odd, "{state}");
     }
     assert_eq!(Peer::from(S(u32::MAX)), Peer::Odd);
