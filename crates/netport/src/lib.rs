@@ -18,6 +18,7 @@ pub mod headers;
 mod offload;
 mod parts;
 pub mod port;
+pub mod segment;
 pub mod vnet;
 
 #[cfg(feature = "test-utils")]
