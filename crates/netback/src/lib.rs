@@ -47,7 +47,9 @@
 use cantle_netport::{checksum, headers};
 
 mod backend;
+pub mod control;
 mod device;
+pub mod multicast;
 mod poller;
 mod recycle;
 mod rx;

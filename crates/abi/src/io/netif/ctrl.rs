@@ -1,6 +1,6 @@
 //! The control ring: how packets are hashed and spread over queues, and grants that stay mapped.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute};
 
 use crate::GrantRef;
 
@@ -99,4 +99,38 @@ pub struct XenNetifGref {
     pub flags: u16,
     /// Out: `XEN_NETIF_CTRL_STATUS_*`.
     pub status: u16,
+}
+
+impl XenNetifGref {
+    /// An entry, as it stands in a list page.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 8]) -> Self {
+        transmute!(bytes)
+    }
+
+    /// How it stands in a list page.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 8] {
+        transmute!(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_of_a_list_page_is_read_and_written_at_its_places() {
+        let bytes = [4, 3, 2, 1, 1, 0, 2, 0];
+        let entry = XenNetifGref::from_bytes(bytes);
+        assert_eq!(
+            entry,
+            XenNetifGref {
+                gref: GrantRef(0x0102_0304),
+                flags: XEN_NETIF_CTRLF_GREF_readonly,
+                status: XEN_NETIF_CTRL_STATUS_INVALID_PARAMETER,
+            }
+        );
+        assert_eq!(entry.to_bytes(), bytes);
+    }
 }
