@@ -26,4 +26,7 @@ pub mod test_utils;
 
 pub use offload::{Checksum, Gso, GsoKind, Offload, Offloads};
 pub use parts::{Part, PartMut};
-pub use port::{Frame, FrameSink, NetDevice, NetPort, NullPort, Received, Tap, TapError};
+pub use port::{
+    Frame, FrameSink, Interface, InterfaceError, NetDevice, NetPort, NullPort, Received, Tap,
+    TapDevice, TapError,
+};

@@ -171,6 +171,14 @@ impl<'a> PartMut<'a> {
         len
     }
 
+    /// As [`copy_from`](Self::copy_from), from memory that may change meanwhile, and may be the same.
+    pub fn copy_from_shared(&mut self, from: SharedBytes<'_>) -> usize {
+        let len = self.len().min(from.len());
+        // SAFETY: both sides are valid for `len` bytes, by their constructors. They may overlap, hence the kind of copy that allows it.
+        unsafe { std::ptr::copy(from.as_ptr(), self.iov.iov_base.cast(), len) };
+        len
+    }
+
     /// The `iovec` itself.
     pub(crate) fn iovec(&self) -> libc::iovec {
         self.iov

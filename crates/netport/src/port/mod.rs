@@ -1,18 +1,21 @@
 //! Where packets leave and come in: the far side of a network interface.
 
+mod interface;
 mod null;
 #[cfg(feature = "test-utils")]
 mod recorder;
 mod tap;
+mod vectored;
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+pub use interface::{Interface, InterfaceError};
 pub use null::NullPort;
 #[cfg(feature = "test-utils")]
 pub use recorder::{Recorded, Recorder, RecorderHandle};
-pub use tap::{Tap, TapError};
+pub use tap::{Tap, TapDevice, TapError};
 
 use crate::{Offload, Offloads, Part, PartMut};
 
