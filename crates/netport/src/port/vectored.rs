@@ -22,7 +22,7 @@ pub(super) struct Vectored {
 /// An `iovec` that is only used within the call that filled it in.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Iovec(libc::iovec);
+pub(super) struct Iovec(pub(super) libc::iovec);
 
 // SAFETY: the addresses are never used after the call that wrote them: each call starts by clearing the vector.
 unsafe impl Send for Iovec {}

@@ -2,6 +2,7 @@
 
 mod device;
 mod queue;
+mod ring;
 mod tun;
 
 use std::io;

@@ -6,12 +6,16 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::TapError;
 use super::device::Lease;
+use super::ring::WriteRing;
 use super::tun::{self, Kind};
 use crate::port::interface::{Interface, InterfaceError, is_name};
 use crate::port::vectored::{Read, Vectored};
 use crate::port::{Frame, NetPort, Received};
 use crate::vnet::{self, VNET_HDR_LEN};
 use crate::{Offloads, PartMut};
+
+/// From so many frames on, one call that writes them all costs less than one for each.
+const RING_FROM: usize = 4;
 
 /// One queue of a tap device. By itself, it is opened by the tap's name; a [`TapDevice`](super::TapDevice) opens as many as are wanted.
 ///
@@ -21,6 +25,8 @@ pub struct Tap {
     file: File,
     name: String,
     vectored: Vectored,
+    /// Where the kernel has io_uring for us.
+    ring: Option<WriteRing>,
     /// Says that a device's queue is used.
     _lease: Option<Lease>,
 }
@@ -58,8 +64,19 @@ impl Tap {
         Ok(Self::of(file, name, None))
     }
 
+    /// Writes each frame by a system call of its own, for a process that may not use io_uring.
+    #[must_use]
+    pub fn without_ring(mut self) -> Self {
+        self.ring = None;
+        self
+    }
+
     pub(super) fn of(file: File, name: &str, lease: Option<Lease>) -> Self {
+        let ring = WriteRing::new().inspect_err(|error| {
+            tracing::debug!(name, %error, "no io_uring for this tap: frames are written one by one");
+        });
         Self {
+            ring: ring.ok(),
             file,
             name: name.to_owned(),
             vectored: Vectored::default(),
@@ -106,6 +123,12 @@ pub(super) fn existing(name: &str) -> Result<Interface, TapError> {
 
 impl NetPort for Tap {
     fn send(&mut self, batch: &mut [Frame<'_>]) {
+        if batch.len() >= RING_FROM
+            && let Some(ring) = &mut self.ring
+        {
+            ring.write(self.file.as_fd(), batch);
+            return;
+        }
         for frame in batch {
             let header = vnet::emit(&frame.offload);
             // What the kernel refuses is lost.

@@ -1,10 +1,10 @@
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::headers::{IpVersion, Protocol};
 use crate::port::{Frame, InterfaceError, NetDevice, NetPort, Received};
 use crate::test_utils::{Shape, in_netns, ip};
-use crate::{Offload, Part, PartMut};
+use crate::{Checksum, Offload, Part, PartMut};
 
 #[test]
 fn a_missing_device_is_said_to_be_missing() {
@@ -136,7 +136,7 @@ fn a_tap_with_one_queue_keeps_working() {
         drop(queue);
         let mut queue = device.open_queue().unwrap();
         assert!(read(&mut *queue).is_empty());
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
         socket.send_to(b"fresh", "10.0.0.2:5000").unwrap();
         assert_eq!(read(&mut *queue).len(), 1);
     });
@@ -198,5 +198,70 @@ fn the_interface_takes_a_bridge_and_an_mtu() {
             "{refused:?}"
         );
         ip("link show dev member0 master bridge7");
+    });
+}
+
+/// A batch, of which the kernel refuses every third frame for its header, by one call and one by one.
+#[test]
+fn a_batch_by_one_call_is_as_one_by_one() {
+    in_netns(|| {
+        ip("link add br0 type bridge");
+        ip("link set dev br0 up");
+        let (from, to) = (TapDevice::create("from0"), TapDevice::create("to0"));
+        let (from, to) = (from.unwrap(), to.unwrap());
+        for device in [&from, &to] {
+            device.interface().join_bridge("br0").unwrap();
+            device.interface().bring_up().unwrap();
+        }
+        let (ring, plain) = (from.queue().unwrap(), from.queue().unwrap());
+        let mut to = to.open_queue().unwrap();
+        let mut probe = from.open_queue().unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        while read(&mut *to).is_empty() {
+            assert!(Instant::now() < until, "the bridge forwards nothing");
+            std::thread::sleep(Duration::from_millis(2));
+            send(&mut *probe, &udp([0xff; 6], 200));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+        read(&mut *to);
+        for mut port in [ring, plain.without_ring()] {
+            let frames: Vec<_> = (0..150).map(|flow| udp([0xff; 6], flow)).collect();
+            let parts: Vec<_> = frames
+                .iter()
+                .map(|bytes| {
+                    let (headers, rest) = bytes.split_at(50);
+                    [Part::from(headers), Part::from(rest)]
+                })
+                .collect();
+            let bad = Offload {
+                checksum: Checksum::Blank {
+                    start: u16::MAX,
+                    offset: 6,
+                },
+                gso: None,
+            };
+            let mut batch: Vec<_> = frames
+                .iter()
+                .zip(&parts)
+                .enumerate()
+                .map(|(n, (bytes, parts))| Frame {
+                    parts,
+                    len: bytes.len(),
+                    offload: if n % 3 == 0 { bad } else { Offload::default() },
+                    taken: n % 3 == 0,
+                })
+                .collect();
+            port.send(&mut batch);
+            for (n, frame) in batch.iter().enumerate() {
+                assert_eq!(frame.taken, n % 3 != 0, "{n}");
+            }
+            let sent: Vec<_> = frames
+                .iter()
+                .enumerate()
+                .filter(|(n, _)| n % 3 != 0)
+                .map(|(_, bytes)| bytes.clone())
+                .collect();
+            assert!(read(&mut *to) == sent);
+        }
     });
 }
