@@ -9,15 +9,18 @@ use std::sync::Arc;
 
 use cantle_evtchn::EventChannels;
 use cantle_grant::GrantMapper;
+use cantle_netport::{NetDevice, NetPort};
 pub use cantle_xenstore::xenbus::Progress;
 use cantle_xenstore::xenbus::{self, DeviceId, Phase, XenbusState};
 use cantle_xenstore::{Client, Error as StoreError};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::Vif;
+use crate::handle::NetControl;
+use crate::options::BackendOptions;
 use crate::poller::{Patience, Poller, Ready, Source};
+use crate::shared::Shared;
 use crate::stats::Stats;
-use cantle_netport::NetPort;
 
 /// Why a back end cannot be made, or cannot go on. None of it is the guest's doing.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +36,7 @@ pub enum BackendError {
 
 /// One interface's back end: from the xenbus handshake to the packets.
 ///
-/// It needs no thread of its own: poll [`fd`](Self::fd) together with your other descriptors and call
+/// Its first queue needs no thread of its own: poll [`fd`](Self::fd) together with your other descriptors and call
 /// [`process`](Self::process). Or lend it a thread, and call [`run`](Self::run).
 ///
 /// A guest can end its own interface at most: a ring that breaks the protocol is given up, and the interface closes; a packet
@@ -42,6 +45,9 @@ pub enum BackendError {
 pub struct Backend {
     bus: xenbus::Backend<Vif>,
     poller: Arc<Poller>,
+    shared: Arc<Shared>,
+    /// The `mtu` that xenstore has.
+    mtu: Option<u16>,
     /// The rings have more than one call may do.
     left_over: bool,
     broken: u64,
@@ -61,13 +67,54 @@ impl Backend {
         port: Box<dyn NetPort>,
         id: DeviceId,
     ) -> Result<Self, BackendError> {
+        let options = BackendOptions::default();
+        Self::make(client, channels, grants, None, port, id, options)
+    }
+
+    /// As [`new`](Self::new), on a device that has a port for each queue, and with what `options` say. Each queue but the first has a
+    /// thread of its own, which this crate starts.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new), and [`BackendError::Poll`] where the device has no port.
+    pub fn with_device(
+        client: Arc<dyn Client>,
+        channels: Arc<dyn EventChannels>,
+        grants: Arc<dyn GrantMapper>,
+        device: Arc<dyn NetDevice>,
+        id: DeviceId,
+        options: BackendOptions,
+    ) -> Result<Self, BackendError> {
+        let port = device.open_queue()?;
+        Self::make(client, channels, grants, Some(device), port, id, options)
+    }
+
+    fn make(
+        client: Arc<dyn Client>,
+        channels: Arc<dyn EventChannels>,
+        grants: Arc<dyn GrantMapper>,
+        device: Option<Arc<dyn NetDevice>>,
+        port: Box<dyn NetPort>,
+        id: DeviceId,
+        options: BackendOptions,
+    ) -> Result<Self, BackendError> {
         let poller = Arc::new(Poller::new()?);
-        let vif = Vif::new(id.frontend, channels, grants, port, poller.clone());
+        let shared = Arc::new(Shared::new(id.frontend, grants, options)?);
+        let vif = Vif::new(
+            channels,
+            device,
+            port,
+            Arc::clone(&poller),
+            Arc::clone(&shared),
+        );
         let bus = xenbus::Backend::new(client, id, vif)?;
         poller.add(bus.event_fd(), Source::Bus)?;
+        poller.add(shared.news.as_fd(), Source::News)?;
         Ok(Self {
             bus,
             poller,
+            mtu: shared.mtu(),
+            shared,
             left_over: false,
             broken: 0,
         })
@@ -112,7 +159,15 @@ impl Backend {
     /// The counters. They may be read by any thread at any time, also after the back end is gone.
     #[must_use]
     pub fn stats(&self) -> Arc<Stats> {
-        self.bus.device().stats().clone()
+        Arc::clone(&self.shared.stats)
+    }
+
+    /// What may be said to the interface while it is served.
+    #[must_use]
+    pub fn control(&self) -> NetControl {
+        NetControl {
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// Asks the front end to let the interface go. It is served until then.
@@ -146,6 +201,9 @@ impl Backend {
         if ready.has(Source::Bus) {
             phase = self.bus.process()?;
         }
+        if ready.has(Source::News) {
+            self.republish()?;
+        }
         let again = std::mem::take(&mut self.left_over);
         match self.bus.device_mut().serve(ready, again) {
             Ok(more) => self.left_over = more,
@@ -159,6 +217,17 @@ impl Backend {
             }
         }
         Ok(self.progress(phase))
+    }
+
+    /// Publishes what the embedder has changed.
+    fn republish(&mut self) -> Result<(), BackendError> {
+        let mtu = self.shared.mtu();
+        if let Some(now) = mtu.filter(|_| mtu != self.mtu) {
+            self.bus
+                .republish(&vec![("mtu".to_owned(), now.to_string())])?;
+            self.mtu = mtu;
+        }
+        Ok(())
     }
 
     fn progress(&self, phase: Phase) -> Progress {

@@ -1,33 +1,26 @@
-//! The interface as xenbus sees it: what it offers, and connecting and disconnecting.
+//! The interface as xenbus sees it: connecting and disconnecting.
 
-use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use cantle_abi::ring::{BackRing, RingBroken};
-use cantle_abi::{DomId, GrantRef, Port};
+use cantle_abi::{GrantRef, Port};
 use cantle_evtchn::{Channel, EventChannels, EvtchnError};
-use cantle_grant::{Access, GrantMapper, GrantStatus, Mapping};
+use cantle_grant::{Access, GrantStatus, Mapping};
+use cantle_netport::{NetDevice, NetPort};
 use cantle_xenstore::xenbus::{Device, DeviceError, Keys, OtherEnd};
 
+use crate::control::{Control, ControlRing, HashConfig, StaticGrants};
+use crate::event::{Event, Timer};
+use crate::negotiate::{self, Answer, QueueKeys};
+use crate::pair::Pair;
 use crate::poller::{Poller, Ready, Source};
-use crate::rx::{FrontEnd, RxQueue};
-use crate::stats::Stats;
+use crate::rx::{FrontEnd, RxQueue, RxShared};
+use crate::shared::Shared;
+use crate::sink::Sink;
+use crate::steer::Steerer;
 use crate::tx::TxQueue;
-use cantle_netport::NetPort;
-
-/// What the back end publishes before it waits for a front end. There is no control ring, and no second queue.
-const OFFERED: [(&str, &str); 10] = [
-    ("feature-sg", "1"),
-    ("feature-gso-tcpv4", "1"),
-    ("feature-gso-tcpv6", "1"),
-    ("feature-ipv6-csum-offload", "1"),
-    ("feature-rx-copy", "1"),
-    ("feature-rx-flip", "0"),
-    ("feature-rx-notify", "1"),
-    ("feature-multicast-control", "0"),
-    ("feature-split-event-channels", "1"),
-    ("multi-queue-max-queues", "1"),
-];
+use crate::worker::Worker;
 
 /// Why a front end could not be connected.
 #[derive(Debug, thiserror::Error)]
@@ -39,14 +32,19 @@ pub enum ConnectError {
         /// The key.
         key: &'static str,
     },
-    /// It wants more queues than were offered.
-    #[error("the front end wants {0} queues of 1")]
-    Queues(u32),
+    /// It wants other numbers of queues than were offered.
+    #[error("the front end wants {wanted} queues; 1 to {offered} are offered")]
+    Queues {
+        /// How many it wants.
+        wanted: u32,
+        /// How many there may be.
+        offered: u32,
+    },
     /// A ring's page cannot be mapped.
-    #[error("cannot map {key} {gref}")]
+    #[error("cannot map the {ring} ring, {gref}")]
     Map {
         /// Which ring.
-        key: &'static str,
+        ring: &'static str,
         /// Its page, as the front end said.
         gref: GrantRef,
         /// Why.
@@ -54,19 +52,19 @@ pub enum ConnectError {
         source: GrantStatus,
     },
     /// A page is no ring.
-    #[error("{key} is no ring")]
+    #[error("the page of the {ring} ring is no ring")]
     Ring {
         /// Which ring.
-        key: &'static str,
+        ring: &'static str,
         /// What is wrong.
         #[source]
         source: RingBroken,
     },
     /// An event channel cannot be bound.
-    #[error("cannot bind {key} {port}")]
+    #[error("cannot bind the event channel {port} of the {ring} ring")]
     Channel {
-        /// Which channel.
-        key: &'static str,
+        /// Which ring's.
+        ring: &'static str,
         /// Its port, as the front end said.
         port: Port,
         /// Why.
@@ -75,50 +73,45 @@ pub enum ConnectError {
     },
 }
 
-/// The two rings and their event channels, while a front end is connected.
+/// The control ring and its event channel.
+struct ControlEnd {
+    ring: ControlRing,
+    channel: Box<dyn Channel>,
+}
+
+impl std::fmt::Debug for ControlEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ControlEnd")
+            .field("ring", &self.ring)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What there is while a front end is connected.
 #[derive(Debug)]
 struct Connection {
-    tx: TxQueue,
-    rx: RxQueue,
-    channels: Channels,
-}
-
-/// One channel for both rings, or one for each.
-struct Channels {
-    tx: Box<dyn Channel>,
-    rx: Option<Box<dyn Channel>>,
-}
-
-impl fmt::Debug for Channels {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Channels")
-            .field("tx", &self.tx.port())
-            .field("rx", &self.rx.as_ref().map(|rx| rx.port()))
-            .finish()
-    }
-}
-
-impl Channels {
-    fn rx(&self) -> &dyn Channel {
-        self.rx.as_deref().unwrap_or(&*self.tx)
-    }
+    first: Pair,
+    workers: Vec<Worker>,
+    control: Option<ControlEnd>,
 }
 
 /// A virtual interface: the half of the back end that xenbus drives.
 pub(crate) struct Vif {
-    granter: DomId,
-    event_channels: Arc<dyn EventChannels>,
-    grants: Arc<dyn GrantMapper>,
-    port: Box<dyn NetPort>,
+    channels: Arc<dyn EventChannels>,
+    /// Where further queues' ports come from.
+    device: Option<Arc<dyn NetDevice>>,
+    /// The first queue's port, while nobody is connected.
+    port: Option<Box<dyn NetPort>>,
     poller: Arc<Poller>,
-    stats: Arc<Stats>,
+    shared: Arc<Shared>,
+    sink: Arc<Sink>,
     connection: Option<Connection>,
 }
 
-impl fmt::Debug for Vif {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Debug for Vif {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Vif")
-            .field("granter", &self.granter)
+            .field("shared", &self.shared)
             .field("connection", &self.connection)
             .finish_non_exhaustive()
     }
@@ -126,41 +119,46 @@ impl fmt::Debug for Vif {
 
 impl Vif {
     pub(crate) fn new(
-        granter: DomId,
-        event_channels: Arc<dyn EventChannels>,
-        grants: Arc<dyn GrantMapper>,
+        channels: Arc<dyn EventChannels>,
+        device: Option<Arc<dyn NetDevice>>,
         mut port: Box<dyn NetPort>,
         poller: Arc<Poller>,
+        shared: Arc<Shared>,
     ) -> Self {
         port.set_link(false);
         Self {
-            granter,
-            event_channels,
-            grants,
-            port,
+            channels,
+            device,
+            port: Some(port),
             poller,
-            stats: Arc::default(),
+            sink: Arc::new(Sink::new(Arc::clone(&shared))),
+            shared,
             connection: None,
         }
     }
 
-    pub(crate) fn stats(&self) -> &Arc<Stats> {
-        &self.stats
+    fn queues_max(&self) -> u32 {
+        let most = self.device.as_ref().map_or(1, |device| device.queues_max());
+        self.shared.options.queues_max.min(most).max(1)
     }
 
-    /// Serves the rings, also without a signal where work was left over (`again`); true where work is left over now. On an error the rings are given up at once.
+    /// Serves the first queue and the control ring, also without a signal where work was left over (`again`); true where work is left over
+    /// now. On an error the rings are given up at once, whichever queue's it is.
     pub(crate) fn serve(&mut self, ready: Ready, again: bool) -> Result<bool, RingBroken> {
+        if ready.has(Source::News) {
+            self.shared.news.take();
+            let port = match &mut self.connection {
+                Some(connection) => Some(&mut connection.first.port),
+                None => None,
+            };
+            if let Some(port) = port {
+                port.set_link(self.shared.link());
+            }
+        }
         let Some(connection) = &mut self.connection else {
             return Ok(false);
         };
-        let served = connection.serve(
-            ready,
-            again,
-            &*self.grants,
-            self.granter,
-            &mut *self.port,
-            &self.stats,
-        );
+        let served = connection.serve(ready, again, &self.shared);
         if served.is_err() {
             self.give_up();
         }
@@ -171,160 +169,226 @@ impl Vif {
         let Some(connection) = self.connection.take() else {
             return;
         };
-        let Channels { tx, rx } = &connection.channels;
-        for channel in [Some(tx), rx.as_ref()].into_iter().flatten() {
-            self.poller.remove(channel.eventfd());
+        let Connection {
+            mut first,
+            workers,
+            control,
+        } = connection;
+        // Nobody delivers any more when these return.
+        first.port.set_sink(None);
+        self.sink.connect(Vec::new());
+        self.shared.told_queues(Vec::new());
+        drop(workers);
+        if let Some(control) = control {
+            self.poller.remove(control.channel.eventfd());
         }
-        if let Some(fd) = self.port.fd() {
-            self.poller.remove(fd);
-        }
-        self.port.set_link(false);
+        first.unwatch(&self.poller);
+        first.port.set_link(false);
+        self.port = Some(first.port);
+        self.shared.forget();
     }
 
-    fn map_ring(&self, front: &OtherEnd<'_>, key: &'static str) -> Result<Mapping, DeviceError> {
-        let gref = front.require(key).map(GrantRef)?;
-        let mapped = self.grants.map(self.granter, gref, Access::ReadWrite);
-        Ok(mapped.map_err(|source| ConnectError::Map { key, gref, source })?)
+    fn map_ring(&self, ring: &'static str, gref: GrantRef) -> Result<Mapping, ConnectError> {
+        let granter = self.shared.granter;
+        let mapped = self.shared.grants.map(granter, gref, Access::ReadWrite);
+        mapped.map_err(|source| ConnectError::Map { ring, gref, source })
     }
 
-    fn bind(&self, key: &'static str, port: Port) -> Result<Box<dyn Channel>, ConnectError> {
-        self.event_channels
-            .bind_interdomain(self.granter, port)
-            .map_err(|source| ConnectError::Channel { key, port, source })
+    fn bind(&self, ring: &'static str, port: Port) -> Result<Box<dyn Channel>, ConnectError> {
+        let bound = self.channels.bind_interdomain(self.shared.granter, port);
+        bound.map_err(|source| ConnectError::Channel { ring, port, source })
     }
 
-    fn bind_channels(&self, front: &OtherEnd<'_>) -> Result<Channels, DeviceError> {
-        if let Some(tx) = front.optional("event-channel-tx")?.map(Port) {
-            let rx = front.require("event-channel-rx").map(Port)?;
-            Ok(Channels {
-                tx: self.bind("event-channel-tx", tx)?,
-                rx: Some(self.bind("event-channel-rx", rx)?),
-            })
-        } else {
-            let both = front.require("event-channel").map(Port)?;
-            Ok(Channels {
-                tx: self.bind("event-channel", both)?,
-                rx: None,
-            })
+    /// A queue's rings and channels; its port is still to come.
+    fn queue(
+        &self,
+        keys: &QueueKeys,
+        front: FrontEnd,
+        statics: Arc<StaticGrants>,
+    ) -> Result<Half, DeviceError> {
+        let broken = |ring| move |source| ConnectError::Ring { ring, source };
+        let tx = BackRing::attach(self.map_ring("tx", keys.tx_ring)?).map_err(broken("tx"))?;
+        let rx = BackRing::attach(self.map_ring("rx", keys.rx_ring)?).map_err(broken("rx"))?;
+        let tx_channel: Arc<dyn Channel> = self.bind("tx", keys.tx_port)?.into();
+        let rx_channel = match keys.rx_port {
+            Some(port) => self.bind("rx", port)?.into(),
+            None => Arc::clone(&tx_channel),
+        };
+        let told = Arc::new(Event::new()?);
+        let rx = RxQueue::new(rx, front, Arc::clone(&self.shared), Arc::clone(&statics));
+        Ok(Half {
+            tx: TxQueue::new(tx, Arc::clone(&self.shared), statics),
+            rx: Arc::new(RxShared::new(rx, rx_channel, Arc::clone(&told))),
+            tx_channel,
+            split: keys.rx_port.is_some(),
+            told,
+            timer: Timer::new()?,
+        })
+    }
+
+    fn control(
+        &self,
+        wanted: Option<(GrantRef, Port)>,
+        queues: NonZeroU32,
+        statics: &[Arc<StaticGrants>],
+    ) -> Result<Option<ControlEnd>, DeviceError> {
+        let Some((gref, port)) = wanted else {
+            let none = HashConfig::new(queues);
+            self.shared.hash.store(Arc::new(none));
+            return Ok(None);
+        };
+        let ring = BackRing::attach(self.map_ring("control", gref)?).map_err(|source| {
+            ConnectError::Ring {
+                ring: "control",
+                source,
+            }
+        })?;
+        let channel = self.bind("control", port)?;
+        let control = Control::new(
+            self.shared.granter,
+            queues,
+            Arc::clone(&self.shared.hash),
+            statics.into(),
+        );
+        Ok(Some(ControlEnd {
+            ring: ControlRing::new(ring, control),
+            channel,
+        }))
+    }
+
+    /// Ports for the queues but the first.
+    fn ports(&self, count: usize) -> Result<Vec<Box<dyn NetPort>>, DeviceError> {
+        let device = self.device.as_deref();
+        let ports = (0..count).map(|_| match device {
+            Some(device) => device.open_queue(),
+            // Never come to: without a device one queue is offered.
+            None => Err(std::io::ErrorKind::Unsupported.into()),
+        });
+        Ok(ports.collect::<Result<_, _>>()?)
+    }
+
+    fn connect_queues(&mut self, answer: &Answer) -> Result<(), DeviceError> {
+        let count = answer.queues.len();
+        let queues = u32::try_from(count).ok().and_then(NonZeroU32::new);
+        let queues = queues.unwrap_or(NonZeroU32::MIN);
+        let statics: Vec<Arc<StaticGrants>> = (0..count).map(|_| Arc::default()).collect();
+        let mut halves = Vec::with_capacity(count);
+        for (keys, statics) in answer.queues.iter().zip(&statics) {
+            halves.push(self.queue(keys, answer.front, Arc::clone(statics))?);
         }
+        let control = self.control(answer.control, queues, &statics)?;
+        let offloads = answer.front.offloads();
+        let mut ports = self.ports(count - 1)?;
+        for port in self.port.iter_mut().chain(&mut ports) {
+            port.accept(offloads)?;
+        }
+        let told = halves.iter().map(|half| Arc::clone(&half.told)).collect();
+        let rx = halves.iter().map(|half| Arc::clone(&half.rx)).collect();
+        let mut halves = halves.into_iter();
+        let first = halves.next();
+        let mut workers = Vec::with_capacity(count - 1);
+        for (half, port) in halves.zip(ports) {
+            workers.push(Worker::start(self.pair(half, port, count))?);
+        }
+        let Some((first, port)) = first.zip(self.port.take()) else {
+            return Ok(());
+        };
+        let mut first = self.pair(first, port, count);
+        if let Err(error) = self.watch(&first, control.as_ref()) {
+            self.port = Some(first.port);
+            return Err(error.into());
+        }
+        self.shared.told_queues(told);
+        self.sink.connect(rx);
+        first.port.set_sink(Some(self.sink.clone()));
+        first.port.set_link(self.shared.link());
+        self.connection = Some(Connection {
+            first,
+            workers,
+            control,
+        });
+        Ok(())
     }
 
     /// Adds what a connection is woken by; nothing stays added on failure.
-    fn watch(&self, channels: &Channels) -> std::io::Result<()> {
-        let tx = channels.tx.eventfd();
-        let rx = channels.rx.as_ref().map(|rx| rx.eventfd());
-        let port = self.port.fd();
-        let added = self
-            .poller
-            .add(tx, Source::Tx)
-            .and_then(|()| rx.map_or(Ok(()), |rx| self.poller.add(rx, Source::Rx)))
-            .and_then(|()| port.map_or(Ok(()), |port| self.poller.add(port, Source::Port)));
-        if added.is_err() {
-            for fd in [Some(tx), rx, port].into_iter().flatten() {
-                self.poller.remove(fd);
-            }
+    fn watch(&self, first: &Pair, control: Option<&ControlEnd>) -> std::io::Result<()> {
+        first.watch(&self.poller)?;
+        if let Some(control) = control
+            && let Err(error) = self.poller.add(control.channel.eventfd(), Source::Control)
+        {
+            first.unwatch(&self.poller);
+            return Err(error);
         }
-        added
+        Ok(())
+    }
+
+    fn pair(&self, half: Half, port: Box<dyn NetPort>, queues: usize) -> Pair {
+        Pair {
+            tx: half.tx,
+            rx: half.rx,
+            tx_channel: half.tx_channel,
+            split: half.split,
+            port,
+            told: half.told,
+            timer: half.timer,
+            steerer: Steerer::new(Arc::clone(&self.shared), queues),
+            sink: Arc::clone(&self.sink),
+            shared: Arc::clone(&self.shared),
+        }
     }
 }
 
+/// A queue whose port is still to come.
+struct Half {
+    tx: TxQueue,
+    rx: Arc<RxShared>,
+    tx_channel: Arc<dyn Channel>,
+    split: bool,
+    told: Arc<Event>,
+    timer: Timer,
+}
+
 impl Connection {
-    fn serve(
-        &mut self,
-        ready: Ready,
-        again: bool,
-        grants: &dyn GrantMapper,
-        granter: DomId,
-        port: &mut dyn NetPort,
-        stats: &Stats,
-    ) -> Result<bool, RingBroken> {
-        let mut more = false;
-        let tx_ready = ready.has(Source::Tx);
-        if tx_ready {
-            self.channels.tx.take();
+    fn serve(&mut self, ready: Ready, again: bool, shared: &Shared) -> Result<bool, RingBroken> {
+        let mut failures = self.workers.iter().filter_map(Worker::take_failure);
+        if let Some(failure) = failures.next() {
+            return Err(failure);
         }
-        if ready.has(Source::Rx) {
-            self.channels.rx().take();
-        }
-        if tx_ready || again {
-            let pass = self.tx.process(grants, granter, port, &stats.tx)?;
-            more |= pass.more;
+        let mut more = self.first.serve(ready, again)?;
+        if let Some(control) = &mut self.control
+            && (ready.has(Source::Control) || again)
+        {
+            control.channel.take();
+            let pass = control.ring.process(&*shared.grants)?;
             if pass.notify {
-                notify(&*self.channels.tx);
+                crate::notify(&*control.channel);
             }
-        }
-        if ready.has(Source::Port) {
-            self.rx.port_ready();
-        }
-        // With one channel for both rings it may stand for pages posted.
-        let rx_ready = ready.has(Source::Rx) || ready.has(Source::Port);
-        if rx_ready || again || (tx_ready && self.channels.rx.is_none()) {
-            let pass = self.rx.process(grants, granter, port, &stats.rx)?;
             more |= pass.more;
-            if pass.notify {
-                notify(self.channels.rx());
-            }
         }
         Ok(more)
     }
 }
 
-/// A peer that has closed its end is on its way to close the device: xenbus will tell.
-fn notify(channel: &dyn Channel) {
-    if let Err(error) = channel.notify() {
-        tracing::debug!(port = %channel.port(), %error, "cannot notify");
-    }
-}
-
-/// Reads a 0 or 1 key, with what its absence means.
-fn flag(front: &OtherEnd<'_>, key: &str, absent: bool) -> Result<bool, DeviceError> {
-    let value: Option<u32> = front.optional(key)?;
-    Ok(value.map_or(absent, |value| value != 0))
-}
-
-fn require_flag(front: &OtherEnd<'_>, key: &'static str) -> Result<(), DeviceError> {
-    if flag(front, key, false)? {
-        Ok(())
-    } else {
-        Err(ConnectError::Missing { key }.into())
-    }
-}
-
 impl Device for Vif {
     fn describe(&self) -> Keys {
-        let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
-        OFFERED.into_iter().map(owned).collect()
+        let mut options = self.shared.options;
+        options.mtu = self.shared.mtu();
+        negotiate::offer(&options, self.queues_max())
     }
 
     fn connect(&mut self, front: &OtherEnd<'_>) -> Result<Keys, DeviceError> {
-        require_flag(front, "request-rx-copy")?;
-        // Without it we could go to sleep on an empty ring for ever.
-        require_flag(front, "feature-rx-notify")?;
-        match front.optional("multi-queue-num-queues")? {
-            None | Some(1) => {}
-            Some(queues) => return Err(ConnectError::Queues(queues).into()),
+        let answer = negotiate::read(front, &self.shared.options, self.queues_max())?;
+        self.shared.set_headroom(answer.headroom);
+        self.shared.multicast.set_on(answer.multicast);
+        let connected = self.connect_queues(&answer);
+        if connected.is_err() {
+            self.shared.forget();
         }
-        let front_end = FrontEnd {
-            sg: flag(front, "feature-sg", false)?,
-            gso_v4: flag(front, "feature-gso-tcpv4", false)?,
-            gso_v6: flag(front, "feature-gso-tcpv6", false)?,
-            csum_v4: !flag(front, "feature-no-csum-offload", false)?,
-            csum_v6: flag(front, "feature-ipv6-csum-offload", false)?,
-        };
-        let ring = |key, source| ConnectError::Ring { key, source };
-        let tx = BackRing::attach(self.map_ring(front, "tx-ring-ref")?)
-            .map_err(|source| ring("tx-ring-ref", source))?;
-        let rx = BackRing::attach(self.map_ring(front, "rx-ring-ref")?)
-            .map_err(|source| ring("rx-ring-ref", source))?;
-        let channels = self.bind_channels(front)?;
-        self.port.accept(front_end.offloads())?;
-        self.watch(&channels)?;
-        self.port.set_link(true);
-        self.connection = Some(Connection {
-            tx: TxQueue::new(tx),
-            rx: RxQueue::new(rx, front_end),
-            channels,
-        });
+        connected.map(|()| Keys::new())
+    }
+
+    fn reconfigure(&mut self, front: &OtherEnd<'_>) -> Result<Keys, DeviceError> {
+        self.shared.set_headroom(negotiate::headroom(front)?);
         Ok(Keys::new())
     }
 

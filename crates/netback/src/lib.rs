@@ -44,21 +44,43 @@
 //! [`EventChannels`]: cantle_evtchn::EventChannels
 //! [`GrantMapper`]: cantle_grant::GrantMapper
 
+use cantle_evtchn::Channel;
 use cantle_netport::{checksum, headers};
 
 mod backend;
 pub mod control;
+pub mod credit;
 mod device;
+mod event;
+mod handle;
 pub mod multicast;
+mod negotiate;
+mod options;
+mod pair;
+mod pass;
 mod poller;
 mod recycle;
 mod rx;
+mod shared;
+mod sink;
+mod statics;
 mod stats;
+mod steer;
 pub mod tx;
+mod worker;
 
 #[cfg(feature = "test-utils")]
 pub mod test_utils;
 
 pub use backend::{Backend, BackendError, Progress};
 pub use device::ConnectError;
+pub use handle::NetControl;
+pub use options::BackendOptions;
 pub use stats::{Counts, Direction, Stats};
+
+/// A peer that has closed its end is on its way to close the device: xenbus will tell.
+fn notify(channel: &dyn Channel) {
+    if let Err(error) = channel.notify() {
+        tracing::debug!(port = %channel.port(), %error, "cannot notify");
+    }
+}

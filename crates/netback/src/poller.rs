@@ -18,6 +18,14 @@ pub(crate) enum Source {
     Port,
     /// Whoever wants the back end to end.
     Stop,
+    /// The event channel of the control ring.
+    Control,
+    /// Another thread that has something for this queue.
+    Told,
+    /// The time has come that was waited for.
+    Timer,
+    /// A further queue, or the embedder, has something for the interface's own thread.
+    News,
 }
 
 impl Source {

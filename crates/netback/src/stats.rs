@@ -18,6 +18,19 @@ pub struct Stats {
     pub tx: Direction,
     /// To the guest.
     pub rx: Direction,
+    stalls: AtomicU64,
+}
+
+impl Stats {
+    /// How often the link was taken down since the guest took no packets.
+    #[must_use]
+    pub fn stalls(&self) -> u64 {
+        self.stalls.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_stall(&self) {
+        self.stalls.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// One direction's counters at one moment.

@@ -66,7 +66,14 @@ fn the_offer_is_published() {
     ] {
         assert_eq!(front.backend_key(key).as_deref(), Some(value), "{key}");
     }
-    assert_eq!(front.backend_key("feature-ctrl-ring"), None);
+    for key in [
+        "feature-ctrl-ring",
+        "feature-multicast-control",
+        "feature-dynamic-multicast-control",
+        "feature-xdp-headroom",
+    ] {
+        assert_eq!(front.backend_key(key).as_deref(), Some("1"), "{key}");
+    }
     assert!(!wire.link(), "nobody is there yet");
 }
 
@@ -302,10 +309,16 @@ fn what_the_front_end_does_not_take_is_not_given_to_it() {
     wire.inject(plain(vec![0; 4097]));
     wire.inject(plain(vec![1; 4096]));
     settle(&mut backend);
-    let incoming = front.receive();
-    assert_eq!(incoming.len(), 1);
-    assert_eq!(incoming[0].bytes, [1; 4096]);
-    assert_eq!(backend.stats().rx.counts().dropped, 2);
+    let mut incoming = front.receive();
+    assert_eq!(incoming.pop().expect("the plain one").bytes, [1; 4096]);
+    // The large one comes in pieces, each with its sum.
+    assert_eq!(incoming.len(), 4);
+    for piece in &incoming {
+        assert_eq!((piece.flags, piece.gso), (0, None));
+        assert_eq!(piece.bytes.len(), 54 + 500);
+        assert_eq!(transport_sum(&shape, &piece.bytes), 0xffff);
+    }
+    assert_eq!(backend.stats().rx.counts().dropped, 1);
 }
 
 #[test]

@@ -50,6 +50,22 @@ impl HashConfig {
         }
     }
 
+    /// Every packet is hashed by all that it has: for a back end that chooses by itself. With this key, one of two bytes over and over, both
+    /// directions of a flow have the same hash.
+    pub(crate) fn spreading() -> Self {
+        let mut key = [0x6d; HASH_KEY_MAX];
+        key.iter_mut()
+            .skip(1)
+            .step_by(2)
+            .for_each(|byte| *byte = 0x5a);
+        Self {
+            algorithm: XEN_NETIF_CTRL_HASH_ALGORITHM_TOEPLITZ,
+            types: all_types(),
+            toeplitz: Arc::new(Toeplitz::new(&key)),
+            ..Self::new(NonZeroU32::MIN)
+        }
+    }
+
     /// How many queues the device has.
     #[must_use]
     pub fn queues(&self) -> NonZeroU32 {

@@ -1,7 +1,11 @@
-//! From the port to the guest.
+//! To the guest.
 
+mod backlog;
+mod fill;
 mod frame;
 mod queue;
+mod shared;
 
 pub(crate) use frame::FrontEnd;
-pub(crate) use queue::RxQueue;
+pub(crate) use queue::{RxQueue, first_bytes};
+pub(crate) use shared::RxShared;

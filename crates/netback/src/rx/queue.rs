@@ -1,70 +1,57 @@
-//! The rx ring's consumer: the guest posts pages, the port's frames fill them.
+//! The rx ring's consumer: the guest posts pages, frames fill them.
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
 
-use cantle_abi::io::netif::{
-    NETIF_RSP_ERROR, NETRXF_extra_info, NETRXF_more_data, NetifRxRequest, NetifRxResponse,
-};
+use cantle_abi::io::netif::{NETIF_RSP_ERROR, NetifRxRequest, NetifRxResponse};
 use cantle_abi::ring::{BackRing, RingBroken};
-use cantle_abi::{DomId, PAGE_SIZE};
-use cantle_grant::{CopyPiece, GrantMapper, Local, Mapping};
-
-use super::frame::{self, FrontEnd};
-use crate::recycle::recycle;
-use crate::stats::Direction;
-use crate::tx::Pass;
+use cantle_grant::{CopyPiece, Mapping};
+use cantle_netport::headers::HEADERS_MAX;
 use cantle_netport::port::FRAME_MAX;
-use cantle_netport::{NetPort, Received};
-use cantle_netport::{Offload, PartMut};
+use cantle_netport::segment::{Segments, Sums};
+use cantle_netport::{Checksum, Frame, NetPort, Offload, Part, PartMut, Received};
 
-/// Frames of one batch at most.
-const FRAMES_MAX: usize = 64;
-/// Room for frames: the whole memory that a guest which takes nothing can make us hold.
-const ARENA_LEN: usize = 3 * ROOM;
+use super::backlog::Backlog;
+use super::fill::{Answer, Fill};
+use super::frame::{FrameInfo, FrontEnd, Layout, Plan};
+use crate::control::{HashReader, StaticGrants};
+use crate::pass::Pass;
+use crate::recycle::recycle;
+use crate::shared::Shared;
+use crate::{checksum, statics};
+
 /// Room that the port is offered for a frame: one byte more than the longest, so that a longer one shows.
 const ROOM: usize = FRAME_MAX + 1;
-/// Frames of one call at most.
-const BUDGET: usize = 4 * FRAMES_MAX;
+/// Bytes that may wait at least: what a port gives at once.
+const BACKLOG_MIN: usize = 3 * ROOM;
+/// Frames that one call reads at most.
+const BUDGET: usize = 256;
 
-/// A frame in the arena.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    at: usize,
-    len: usize,
-    offload: Offload,
-}
-
-impl Entry {
-    /// How many of the guest's pages it takes.
-    fn slots(&self) -> usize {
-        self.len.div_ceil(PAGE_SIZE) + usize::from(self.offload.gso.is_some())
-    }
-}
-
-/// A response to be, and whether it stands for data (and not for extra info).
-#[derive(Clone, Copy, Debug)]
-struct Answer {
-    response: NetifRxResponse,
-    data: bool,
-}
-
-/// Takes frames from a port and gives them to a front end.
+/// Takes frames from a port, or from whoever delivers some, and gives them to a front end.
 ///
-/// The port is read only while the guest has posted pages, so what waits, waits in the port. At most one frame is held back here: the
-/// one that needs more pages than are posted.
+/// A port is read only while the guest has posted pages, so what waits, waits in the port. What is delivered while there are none waits
+/// here, in memory of a fixed size; more is lost.
 pub(crate) struct RxQueue {
     ring: BackRing<NetifRxRequest, NetifRxResponse, Mapping>,
     front: FrontEnd,
+    shared: Arc<Shared>,
+    hash: HashReader,
+    statics: Arc<StaticGrants>,
     /// Pages the guest has posted, in ring order: never more than the ring is long.
     posted: VecDeque<NetifRxRequest>,
-    entries: Vec<Entry>,
-    arena: Box<[u8]>,
-    used: usize,
+    backlog: Backlog,
     copies: Vec<CopyPiece<'static>>,
     answers: Vec<Answer>,
+    /// Frames being cut up, one at a time.
+    whole: Vec<u8>,
     /// The port has said that it has nothing.
     port_empty: bool,
+    /// Since when frames wait for pages.
+    starved: Option<Instant>,
+    /// The port was told that nobody is there, for that reason.
+    stalled: bool,
 }
 
 impl fmt::Debug for RxQueue {
@@ -73,7 +60,7 @@ impl fmt::Debug for RxQueue {
             .field("ring", &self.ring)
             .field("front", &self.front)
             .field("posted", &self.posted.len())
-            .field("held", &self.entries.len())
+            .field("backlog", &self.backlog)
             .finish_non_exhaustive()
     }
 }
@@ -82,17 +69,24 @@ impl RxQueue {
     pub(crate) fn new(
         ring: BackRing<NetifRxRequest, NetifRxResponse, Mapping>,
         front: FrontEnd,
+        shared: Arc<Shared>,
+        statics: Arc<StaticGrants>,
     ) -> Self {
+        let size = shared.options.queue_bytes.max(BACKLOG_MIN);
         Self {
             ring,
             front,
+            hash: shared.hash.reader(),
+            shared,
+            statics,
             posted: VecDeque::new(),
-            entries: Vec::with_capacity(FRAMES_MAX),
-            arena: vec![0; ARENA_LEN].into_boxed_slice(),
-            used: 0,
+            backlog: Backlog::new(size),
             copies: Vec::new(),
             answers: Vec::new(),
+            whole: Vec::new(),
             port_empty: false,
+            starved: None,
+            stalled: false,
         }
     }
 
@@ -101,36 +95,87 @@ impl RxQueue {
         self.port_empty = false;
     }
 
-    /// Moves frames while the port has some and the guest has posted pages, some hundred at most.
+    /// Moves frames while there are some and the guest has posted pages, some hundred at most. The port is read where that is said.
     pub(crate) fn process(
         &mut self,
-        mapper: &dyn GrantMapper,
-        granter: DomId,
         port: &mut dyn NetPort,
-        stats: &Direction,
+        read: bool,
+        now: Instant,
     ) -> Result<Pass, RingBroken> {
+        let pulled = read && port.fd().is_some();
+        let mut pass = Pass::default();
         let mut budget = BUDGET;
-        let mut notify = false;
-        while budget > 0 {
+        loop {
             self.collect()?;
-            budget = budget.saturating_sub(self.read(port, stats));
-            if self.entries.is_empty() && self.port_empty {
-                return Ok(Pass {
-                    notify,
-                    more: false,
-                });
+            if pulled {
+                budget = budget.saturating_sub(self.read(port, now));
             }
-            let given = self.give(mapper, granter, stats)?;
-            notify |= self.ring.publish_responses();
-            // Nothing could be given: go to sleep until the guest posts a page, unless it just did.
-            if given == 0 && self.starved() && !self.ring.final_check_for_requests() {
-                return Ok(Pass {
-                    notify,
-                    more: false,
-                });
+            let nothing = self.backlog.is_empty() && (self.port_empty || !pulled);
+            let given = self.give(now)?;
+            pass.notify |= self.ring.publish_responses();
+            self.fed(given, port);
+            if nothing {
+                self.starved = None;
+                return Ok(pass);
+            }
+            if given == 0 {
+                if let Err(when) = self.shared.rx_credit.ready(now) {
+                    pass.wake_at(when);
+                    return Ok(pass);
+                }
+                // Nothing could be given: go to sleep until the guest posts a page, unless it just did.
+                if self.is_starved() && !self.ring.final_check_for_requests() {
+                    pass.more = self.wait(port, now, &mut pass);
+                    return Ok(pass);
+                }
+            }
+            if budget == 0 {
+                pass.more = true;
+                return Ok(pass);
             }
         }
-        Ok(Pass { notify, more: true })
+    }
+
+    /// Takes frames from whoever has some. Those that there are no pages for wait, up to the bound. Whether the guest is to be notified,
+    /// and when there is to be another look.
+    pub(crate) fn deliver(
+        &mut self,
+        frames: &mut [Frame<'_>],
+        now: Instant,
+    ) -> Result<Pass, RingBroken> {
+        self.collect()?;
+        let mut pass = Pass::default();
+        let straight = if self.backlog.is_empty() {
+            self.give_straight(frames, now)?
+        } else {
+            0
+        };
+        for frame in frames.iter_mut().skip(straight) {
+            frame.taken = self.accept(frame, now);
+            if !frame.taken {
+                self.shared.stats.rx.count_dropped();
+            }
+        }
+        loop {
+            let given = self.give(now)?;
+            if given > 0 {
+                self.starved = None;
+            }
+            if self.backlog.is_empty() {
+                break;
+            }
+            if let Err(when) = self.shared.rx_credit.ready(now) {
+                pass.wake_at(when);
+                break;
+            }
+            if self.is_starved() && !self.ring.final_check_for_requests() {
+                pass.wake_at(self.drain_at(now));
+                break;
+            }
+            self.collect()?;
+        }
+        pass.notify = self.ring.publish_responses();
+        Ok(pass)
     }
 
     /// Takes all posted pages off the ring.
@@ -141,46 +186,49 @@ impl RxQueue {
         Ok(())
     }
 
+    fn layout(&self) -> Layout {
+        Layout {
+            headroom: self.shared.headroom(),
+        }
+    }
+
     /// Whether the next frame, or any frame, needs more pages than are posted.
-    fn starved(&self) -> bool {
-        let needed = self.entries.first().map_or(1, Entry::slots);
+    fn is_starved(&self) -> bool {
+        let first = self.backlog.first();
+        let needed = first.map_or(1, |info| self.layout().slots(info));
         self.posted.len() < needed
     }
 
     /// Reads frames while there are pages for them; returns how many were read, the lost ones included.
-    fn read(&mut self, port: &mut dyn NetPort, stats: &Direction) -> usize {
-        let mut needed: usize = self.entries.iter().map(Entry::slots).sum();
+    fn read(&mut self, port: &mut dyn NetPort, now: Instant) -> usize {
+        let layout = self.layout();
+        let frames = self.backlog.frames();
+        let mut needed: usize = frames.map(|(info, _)| layout.slots(info)).sum();
         let mut read = 0;
-        while !self.port_empty && read < FRAMES_MAX && needed < self.posted.len() {
-            let Some(room) = self
-                .arena
-                .get_mut(self.used..)
-                .filter(|room| room.len() >= ROOM)
-            else {
+        if !self.backlog.is_empty() && self.shared.rx_credit.ready(now).is_err() {
+            return 0;
+        }
+        while !self.port_empty && read < BUDGET && needed < self.posted.len() {
+            let Some(room) = self.backlog.room(ROOM) else {
                 break;
             };
-            match port.receive(&mut [PartMut::from(&mut *room)]) {
+            match port.receive(&mut [PartMut::from(room)]) {
                 Ok(Received::Frame { len, offload }) => {
-                    let bytes = room.get_mut(..len).unwrap_or_default();
-                    match self.front.adapt(bytes, offload) {
-                        Some(offload) => {
-                            let at = self.used;
-                            let entry = Entry { at, len, offload };
-                            needed += entry.slots();
-                            self.used += len;
-                            self.entries.push(entry);
-                        }
-                        None => stats.count_dropped(),
-                    }
+                    let info = FrameInfo {
+                        len,
+                        offload,
+                        hash: None,
+                    };
+                    needed += self.keep_read(info);
                 }
-                Ok(Received::Lost) => stats.count_dropped(),
+                Ok(Received::Lost) => self.shared.stats.rx.count_dropped(),
                 Ok(Received::Nothing) => {
                     self.port_empty = true;
                     break;
                 }
                 Err(error) => {
                     tracing::debug!(%error, "the port failed");
-                    stats.count_error();
+                    self.shared.stats.rx.count_error();
                     self.port_empty = true;
                     break;
                 }
@@ -190,112 +238,301 @@ impl RxQueue {
         read
     }
 
-    /// Gives the frames for which there are pages to the guest; returns how many.
-    fn give(
+    /// Keeps the frame that was read into the backlog's room, made fit for the front end; how many slots it takes.
+    fn keep_read(&mut self, mut info: FrameInfo) -> usize {
+        let layout = self.layout();
+        let mut headers = [0; HEADERS_MAX];
+        let seen = match self.backlog.room(info.len) {
+            Some(room) => Part::from(&*room).copy_to(&mut headers),
+            None => 0,
+        };
+        let headers = headers.get(..seen).unwrap_or_default();
+        let passes = self.shared.lets_in(headers);
+        if passes {
+            info.hash = self.hash.get().hash(headers);
+        }
+        match self.front.plan(headers, layout, &info) {
+            Plan::Pass if passes => self.backlog.push(ROOM, info),
+            Plan::Complete { start, offset } if passes => {
+                self.backlog.push(ROOM, info);
+                if !self.complete_last(start, offset) {
+                    return 0;
+                }
+            }
+            Plan::Segment if passes => {
+                let room = self.backlog.room(info.len);
+                self.whole.clear();
+                self.whole.extend_from_slice(room.unwrap_or_default());
+                return self.segment(info.offload);
+            }
+            _ => {
+                self.shared.stats.rx.count_dropped();
+                return 0;
+            }
+        }
+        layout.slots(&info)
+    }
+
+    /// Completes the newest frame's checksum; drops it where that cannot be done.
+    fn complete_last(&mut self, start: u16, offset: u16) -> bool {
+        let completed = match self.backlog.last_mut() {
+            Some((bytes, offload)) => {
+                offload.checksum = Checksum::Present;
+                checksum::complete(bytes, start, offset)
+            }
+            None => false,
+        };
+        if !completed {
+            self.backlog.pop_last();
+            self.shared.stats.rx.count_dropped();
+        }
+        completed
+    }
+
+    /// Cuts up the frame in `whole`; how many slots the segments take. Those that there is no room for are lost.
+    fn segment(&mut self, offload: Offload) -> usize {
+        let layout = self.layout();
+        let whole = std::mem::take(&mut self.whole);
+        let mut slots = 0;
+        match Segments::new(&whole, &offload, Sums::Complete) {
+            Ok(mut segments) => {
+                let most = segments.max_len();
+                loop {
+                    let Some(room) = self.backlog.room(most) else {
+                        // Whoever sent it finds out by what does not arrive.
+                        self.shared.stats.rx.count_dropped();
+                        break;
+                    };
+                    let Some(len) = segments.next_into(room) else {
+                        break;
+                    };
+                    let headers = room.get(..len.min(HEADERS_MAX)).unwrap_or_default();
+                    let hash = self.hash.get().hash(headers);
+                    let offload = Offload::default();
+                    let info = FrameInfo { len, offload, hash };
+                    if self.front.plan(&[], layout, &info) != Plan::Pass {
+                        self.shared.stats.rx.count_dropped();
+                        break;
+                    }
+                    slots += layout.slots(&info);
+                    self.backlog.push(most, info);
+                }
+            }
+            Err(_) => self.shared.stats.rx.count_dropped(),
+        }
+        self.whole = whole;
+        slots
+    }
+
+    /// Gives delivered frames to the guest without keeping them, as long as they need no change and there are pages; returns how many were
+    /// seen to, those that are lost included.
+    fn give_straight(
         &mut self,
-        mapper: &dyn GrantMapper,
-        granter: DomId,
-        stats: &Direction,
+        frames: &mut [Frame<'_>],
+        now: Instant,
     ) -> Result<usize, RingBroken> {
+        let layout = self.layout();
+        let mut copies: Vec<CopyPiece<'_>> = recycle(std::mem::take(&mut self.copies));
+        self.answers.clear();
+        let (mut seen, mut given, mut bytes) = (0, 0, 0);
+        for frame in frames {
+            let mut headers = [0; HEADERS_MAX];
+            let headers = first_bytes(frame.parts, &mut headers);
+            if !self.shared.lets_in(headers) {
+                self.shared.stats.rx.count_dropped();
+                seen += 1;
+                continue;
+            }
+            let info = FrameInfo {
+                len: frame.len,
+                offload: frame.offload,
+                hash: self.hash.get().hash(headers),
+            };
+            if self.front.plan(headers, layout, &info) != Plan::Pass
+                || layout.slots(&info) > self.posted.len()
+                || self.shared.rx_credit.take(now, info.len).is_err()
+            {
+                break;
+            }
+            let mut fill = Fill {
+                granter: self.shared.granter,
+                front: self.front,
+                layout,
+                posted: &mut self.posted,
+                copies: &mut copies,
+                answers: &mut self.answers,
+            };
+            fill.frame(&info, frame.parts.iter().copied());
+            frame.taken = true;
+            seen += 1;
+            given += 1;
+            bytes += info.len as u64;
+        }
+        statics::copy(&self.statics, &*self.shared.grants, &mut copies);
+        respond(&mut self.ring, &self.answers, &copies, &self.shared)?;
+        self.copies = recycle(copies);
+        self.shared.stats.rx.count(given, bytes);
+        if given > 0 {
+            self.starved = None;
+        }
+        Ok(seen)
+    }
+
+    /// Keeps a delivered frame, made fit for the front end; false where it is lost.
+    fn accept(&mut self, frame: &Frame<'_>, now: Instant) -> bool {
+        let patience = self.shared.options.drain_after;
+        if self
+            .starved
+            .is_some_and(|since| now.duration_since(since) >= patience)
+        {
+            return false;
+        }
+        let mut headers = [0; HEADERS_MAX];
+        let headers = first_bytes(frame.parts, &mut headers);
+        if !self.shared.lets_in(headers) {
+            return false;
+        }
+        let info = FrameInfo {
+            len: frame.len,
+            offload: frame.offload,
+            hash: self.hash.get().hash(headers),
+        };
+        match self.front.plan(headers, self.layout(), &info) {
+            Plan::Pass => self.backlog.push_parts(frame.parts, info),
+            Plan::Complete { start, offset } => {
+                self.backlog.push_parts(frame.parts, info) && self.complete_last(start, offset)
+            }
+            Plan::Segment if frame.len <= FRAME_MAX => {
+                self.whole.resize(frame.len, 0);
+                let mut room = self.whole.as_mut_slice();
+                for part in frame.parts {
+                    let copied = part.copy_to(room);
+                    room = room.get_mut(copied..).unwrap_or_default();
+                }
+                room.is_empty() && self.segment(frame.offload) > 0
+            }
+            Plan::Segment | Plan::Drop => false,
+        }
+    }
+
+    /// Gives the waiting frames for which there are pages, and credit, to the guest; returns how many.
+    fn give(&mut self, now: Instant) -> Result<usize, RingBroken> {
+        if self.backlog.is_empty() {
+            return Ok(0);
+        }
+        let layout = self.layout();
         let mut copies: Vec<CopyPiece<'_>> = recycle(std::mem::take(&mut self.copies));
         self.answers.clear();
         let (mut given, mut bytes) = (0, 0);
-        for entry in &self.entries {
-            if entry.slots() > self.posted.len() {
+        for (info, part) in self.backlog.frames() {
+            if layout.slots(info) > self.posted.len()
+                || self.shared.rx_credit.take(now, info.len).is_err()
+            {
                 break;
             }
-            let frame = self.arena.get(entry.at..entry.at + entry.len);
-            lay_out(
-                entry,
-                frame.unwrap_or_default(),
-                granter,
-                &mut self.posted,
-                &mut copies,
-                &mut self.answers,
-            );
+            let mut fill = Fill {
+                granter: self.shared.granter,
+                front: self.front,
+                layout,
+                posted: &mut self.posted,
+                copies: &mut copies,
+                answers: &mut self.answers,
+            };
+            fill.frame(info, std::iter::once(part));
             given += 1;
-            bytes += entry.len as u64;
+            bytes += info.len as u64;
         }
-        mapper.copy(&mut copies);
-        let mut statuses = copies.iter().map(|piece| piece.status);
-        let mut failed = 0_u64;
-        for answer in &mut self.answers {
-            if answer.data && statuses.next().is_none_or(|status| status.is_err()) {
-                answer.response.status = NETIF_RSP_ERROR;
-                failed += 1;
-            }
-            self.ring.push_response(&answer.response)?;
-        }
-        drop(statuses);
+        statics::copy(&self.statics, &*self.shared.grants, &mut copies);
+        respond(&mut self.ring, &self.answers, &copies, &self.shared)?;
         self.copies = recycle(copies);
-        stats.count(given as u64, bytes);
-        for _ in 0..failed {
-            stats.count_error();
-        }
-        self.entries.drain(..given);
-        self.compact();
+        self.shared.stats.rx.count(given as u64, bytes);
+        self.backlog.pop(given);
         Ok(given)
     }
 
-    /// Moves what is held back to the arena's start.
-    fn compact(&mut self) {
-        let mut to = 0;
-        for entry in &mut self.entries {
-            self.arena.copy_within(entry.at..entry.at + entry.len, to);
-            entry.at = to;
-            to += entry.len;
+    /// Something could be given, or not: a guest that takes frames again is there again.
+    fn fed(&mut self, given: usize, port: &mut dyn NetPort) {
+        if given == 0 {
+            return;
         }
-        self.used = to;
+        self.starved = None;
+        if std::mem::take(&mut self.stalled) {
+            port.set_link(self.shared.link());
+        }
+    }
+
+    fn drain_at(&mut self, now: Instant) -> Instant {
+        *self.starved.get_or_insert(now) + self.shared.options.drain_after
+    }
+
+    /// Frames wait and there are no pages for them. When that has lasted, they are dropped: they are too old to be of use to anybody, and
+    /// those that come are new. When it lasts on, the port is told that nobody is there. True: there is more to drop.
+    fn wait(&mut self, port: &mut dyn NetPort, now: Instant, pass: &mut Pass) -> bool {
+        let drain_at = self.drain_at(now);
+        if now < drain_at {
+            pass.wake_at(drain_at);
+            return false;
+        }
+        let lost = self.backlog.len();
+        self.backlog.pop(lost);
+        (0..lost).for_each(|_| self.shared.stats.rx.count_dropped());
+        let stall_at =
+            drain_at + (self.shared.options.stall_after - self.shared.options.drain_after);
+        if now < stall_at {
+            pass.wake_at(stall_at);
+        } else if !std::mem::replace(&mut self.stalled, true) {
+            tracing::warn!(granter = %self.shared.granter, "the guest takes no packets: the link is down");
+            self.shared.stats.count_stall();
+            port.set_link(false);
+        }
+        self.discard(port)
+    }
+
+    /// Reads frames and forgets them; true where there may be more.
+    fn discard(&mut self, port: &mut dyn NetPort) -> bool {
+        for _ in 0..BUDGET {
+            let Some(room) = self.backlog.room(ROOM).filter(|_| !self.port_empty) else {
+                return false;
+            };
+            match port.receive(&mut [PartMut::from(room)]) {
+                Ok(Received::Frame { .. } | Received::Lost) => self.shared.stats.rx.count_dropped(),
+                Ok(Received::Nothing) | Err(_) => self.port_empty = true,
+            }
+        }
+        true
     }
 }
 
-/// Spreads a frame over the guest's pages: a copy and a response for each, in ring order.
-fn lay_out<'a>(
-    entry: &Entry,
-    frame: &'a [u8],
-    granter: DomId,
-    posted: &mut VecDeque<NetifRxRequest>,
-    copies: &mut Vec<CopyPiece<'a>>,
-    answers: &mut Vec<Answer>,
-) {
-    let mut flags = frame::flags(entry.offload.checksum);
-    let mut extra = entry.offload.gso.as_ref().map(frame::extra);
-    if extra.is_some() {
-        flags |= NETRXF_extra_info;
-    }
-    let mut pieces = frame.chunks(PAGE_SIZE).peekable();
-    while let Some(piece) = pieces.next() {
-        let Some(request) = posted.pop_front() else {
-            return;
-        };
-        if pieces.peek().is_some() {
-            flags |= NETRXF_more_data;
+/// A frame's first bytes, as far as `into` has room: a private copy.
+pub(crate) fn first_bytes<'i>(parts: &[Part<'_>], into: &'i mut [u8]) -> &'i [u8] {
+    let mut filled = 0;
+    for part in parts {
+        let room = into.get_mut(filled..).unwrap_or_default();
+        if room.is_empty() {
+            break;
         }
-        copies.push(CopyPiece {
-            granter,
-            gref: request.gref,
-            offset: 0,
-            local: Local::From(piece),
-            status: Ok(()),
-        });
-        answers.push(Answer {
-            response: NetifRxResponse {
-                id: request.id,
-                offset: 0,
-                flags,
-                // A page's worth at most.
-                status: i16::try_from(piece.len()).unwrap_or(NETIF_RSP_ERROR),
-            },
-            data: true,
-        });
-        flags = 0;
-        // The extra info takes the place of the response after the first, whose page goes back unused.
-        if let Some(extra) = extra.take() {
-            posted.pop_front();
-            answers.push(Answer {
-                response: extra.to_rx_slot(),
-                data: false,
-            });
-        }
+        filled += part.copy_to(room);
     }
+    into.get(..filled).unwrap_or_default()
+}
+
+/// Puts the responses on the ring: an error where any of a page's copies failed.
+fn respond(
+    ring: &mut BackRing<NetifRxRequest, NetifRxResponse, Mapping>,
+    answers: &[Answer],
+    copies: &[CopyPiece<'_>],
+    shared: &Shared,
+) -> Result<(), RingBroken> {
+    let mut statuses = copies.iter().map(|piece| piece.status);
+    for answer in answers {
+        let mut response = answer.response;
+        // Each one is looked at: a later success does not make an earlier failure good.
+        let pieces = statuses.by_ref().take(answer.copies.into());
+        if pieces.filter(Result::is_err).count() > 0 {
+            response.status = NETIF_RSP_ERROR;
+            shared.stats.rx.count_error();
+        }
+        ring.push_response(&response)?;
+    }
+    Ok(())
 }

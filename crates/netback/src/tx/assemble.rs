@@ -2,7 +2,8 @@
 
 use cantle_abi::io::netif::{
     NETTXF_csum_blank, NETTXF_data_validated, NETTXF_extra_info, NETTXF_more_data, NetifExtraInfo,
-    NetifTxRequest, XEN_NETIF_EXTRA_FLAG_MORE, XEN_NETIF_EXTRA_TYPE_GSO, XEN_NETIF_EXTRA_TYPE_MAX,
+    NetifTxRequest, XEN_NETIF_EXTRA_FLAG_MORE, XEN_NETIF_EXTRA_TYPE_GSO, XEN_NETIF_EXTRA_TYPE_HASH,
+    XEN_NETIF_EXTRA_TYPE_MAX, XEN_NETIF_EXTRA_TYPE_MCAST_ADD, XEN_NETIF_EXTRA_TYPE_MCAST_DEL,
     XEN_NETIF_GSO_TYPE_TCPV4, XEN_NETIF_GSO_TYPE_TCPV6, XEN_NETIF_NR_SLOTS_MIN,
 };
 use cantle_abi::{GrantRef, PAGE_SIZE};
@@ -86,6 +87,17 @@ pub struct Packet<'a> {
     pub data_validated: bool,
     /// How to cut it up, and into segments of how many bytes (never 0).
     pub gso: Option<(GsoKind, u16)>,
+    /// It is no packet to be sent: it says that a multicast group is joined or left.
+    pub multicast: Option<NetifExtraInfo>,
+}
+
+/// Which extra info a front end may send beside segmentation, since it was offered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// `XEN_NETIF_EXTRA_TYPE_MCAST_ADD` and `_DEL`.
+    pub multicast: bool,
+    /// `XEN_NETIF_EXTRA_TYPE_HASH`. What it says is of no use here: a receiver's queue is chosen by what the packet is.
+    pub hash: bool,
 }
 
 /// What a ring slot led to.
@@ -123,6 +135,10 @@ pub struct Assembler {
     flags: u16,
     total: u16,
     gso: Option<(GsoKind, u16)>,
+    multicast: Option<NetifExtraInfo>,
+    /// The kinds of extra info seen: one of each.
+    seen: u8,
+    accepted: Extras,
     slots: Vec<Slot>,
     answers: Vec<Answer>,
     /// The answers belong to what has been handed out: cleared before the next slot.
@@ -136,10 +152,19 @@ impl Default for Assembler {
 }
 
 impl Assembler {
-    /// One that waits for a packet's first slot.
+    /// One that waits for a packet's first slot, and knows segmentation only.
     #[must_use]
     pub fn new() -> Self {
+        Self::accepting(Extras::default())
+    }
+
+    /// One that waits for a packet's first slot.
+    #[must_use]
+    pub fn accepting(accepted: Extras) -> Self {
         Self {
+            accepted,
+            multicast: None,
+            seen: 0,
             expect: Expect::First,
             fault: None,
             more: false,
@@ -192,12 +217,21 @@ impl Assembler {
             csum_blank: self.flags & NETTXF_csum_blank != 0,
             data_validated: self.flags & NETTXF_data_validated != 0,
             gso: self.gso,
+            multicast: self.multicast,
         }
+    }
+
+    /// Whether the next slot begins a packet.
+    #[must_use]
+    pub fn is_between(&self) -> bool {
+        self.expect == Expect::First
     }
 
     fn first(&mut self, slot: &NetifTxRequest) {
         self.fault = None;
         self.gso = None;
+        self.multicast = None;
+        self.seen = 0;
         self.slots.clear();
         self.flags = slot.flags;
         self.total = slot.size;
@@ -215,10 +249,30 @@ impl Assembler {
         if extra.flags & XEN_NETIF_EXTRA_FLAG_MORE == 0 {
             self.expect = self.after_extras();
         }
-        if extra.kind != XEN_NETIF_EXTRA_TYPE_GSO || self.gso.is_some() {
+        let known = match extra.kind {
+            XEN_NETIF_EXTRA_TYPE_GSO => true,
+            XEN_NETIF_EXTRA_TYPE_MCAST_ADD | XEN_NETIF_EXTRA_TYPE_MCAST_DEL => {
+                self.accepted.multicast
+            }
+            XEN_NETIF_EXTRA_TYPE_HASH => self.accepted.hash,
+            _ => false,
+        };
+        let bit = 1_u8.checked_shl(extra.kind.into()).unwrap_or(0);
+        if !known || self.seen & bit != 0 {
             self.refuse(Fault::Extra(extra.kind));
             return;
         }
+        self.seen |= bit;
+        match extra.kind {
+            XEN_NETIF_EXTRA_TYPE_GSO => self.segmentation(extra),
+            XEN_NETIF_EXTRA_TYPE_HASH => {}
+            // Joining one group and leaving another at once is not a thing that the header knows.
+            _ if self.multicast.is_some() => self.refuse(Fault::Extra(extra.kind)),
+            _ => self.multicast = Some(*extra),
+        }
+    }
+
+    fn segmentation(&mut self, extra: &NetifExtraInfo) {
         let (kind, size) = (extra.gso_type(), extra.gso_size());
         let known = match kind {
             XEN_NETIF_GSO_TYPE_TCPV4 => Some(GsoKind::TcpV4),

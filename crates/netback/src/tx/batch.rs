@@ -1,15 +1,17 @@
 //! A batch of packets on their way from the guest's pages to the port.
 
-use cantle_abi::DomId;
+use std::sync::Arc;
+
 use cantle_abi::io::netif::{NETIF_RSP_DROPPED, NETIF_RSP_ERROR, NETIF_RSP_OKAY};
-use cantle_grant::{Access, CopyPiece, GrantMapper, Local, Mapping};
+use cantle_grant::{Access, CopyPiece, Local, Mapping};
+use cantle_netport::{Checksum, Frame, Gso, GsoKind, NetPort, Offload, Part};
 
 use super::{Fault, Packet, Slot};
-use crate::checksum;
+use crate::control::StaticGrants;
 use crate::headers::{self, HEADERS_MAX, IpVersion, Protocol};
 use crate::recycle::recycle;
-use cantle_netport::{Checksum, Gso, GsoKind, Offload, Part};
-use cantle_netport::{Frame, NetPort};
+use crate::shared::Shared;
+use crate::{checksum, statics};
 
 /// Packets of one batch at most.
 pub(super) const PACKETS_MAX: usize = 64;
@@ -37,6 +39,26 @@ struct Entry {
     taken: bool,
 }
 
+/// A page of a packet that stays where it is.
+#[derive(Debug)]
+enum Page {
+    /// Mapped for this packet.
+    Mapped(Mapping),
+    /// A static grant.
+    Lent(Arc<Mapping>),
+}
+
+impl std::ops::Deref for Page {
+    type Target = Mapping;
+
+    fn deref(&self) -> &Mapping {
+        match self {
+            Self::Mapped(mapping) => mapping,
+            Self::Lent(mapping) => mapping,
+        }
+    }
+}
+
 /// Packets gathered, then copied, then sent: each step over all of them. All memory is kept from one batch to the next.
 #[derive(Debug)]
 pub(super) struct Batch {
@@ -45,7 +67,7 @@ pub(super) struct Batch {
     arena: Box<[u8]>,
     used: usize,
     copies: Vec<CopyPiece<'static>>,
-    mappings: Vec<Mapping>,
+    mappings: Vec<Page>,
     parts: Vec<Part<'static>>,
     /// How many of `parts` each frame has.
     counts: Vec<usize>,
@@ -134,14 +156,9 @@ impl Batch {
     }
 
     /// Takes the packets out of the guest's pages and gives them to the port.
-    pub(super) fn send(
-        &mut self,
-        mapper: &dyn GrantMapper,
-        granter: DomId,
-        port: &mut dyn NetPort,
-    ) {
-        self.copy(mapper, granter);
-        self.map(mapper, granter);
+    pub(super) fn send(&mut self, shared: &Shared, statics: &StaticGrants, port: &mut dyn NetPort) {
+        self.copy(shared, statics);
+        self.map(shared, statics);
         for entry in &mut self.entries {
             let copied = self.arena.get_mut(entry.at..entry.at + entry.copied);
             if entry.outcome.is_ok() {
@@ -153,7 +170,7 @@ impl Batch {
     }
 
     /// Copies the packets that are copied whole: all in one call.
-    fn copy(&mut self, mapper: &dyn GrantMapper, granter: DomId) {
+    fn copy(&mut self, shared: &Shared, statics: &StaticGrants) {
         let mut copies: Vec<CopyPiece<'_>> = recycle(std::mem::take(&mut self.copies));
         let mut rest = self.arena.get_mut(..self.used).unwrap_or_default();
         for entry in &self.entries {
@@ -167,7 +184,7 @@ impl Batch {
                 let (into, after) = own.split_at_mut(usize::from(slot.len).min(own.len()));
                 own = after;
                 copies.push(CopyPiece {
-                    granter,
+                    granter: shared.granter,
                     gref: slot.gref,
                     offset: slot.offset,
                     local: Local::Into(into),
@@ -175,7 +192,7 @@ impl Batch {
                 });
             }
         }
-        mapper.copy(&mut copies);
+        statics::copy(statics, &*shared.grants, &mut copies);
         let mut statuses = copies.iter().map(|piece| piece.status);
         for entry in self.entries.iter_mut().filter(|entry| entry.is_copied()) {
             // Every piece's status is looked at: a later success does not make an earlier failure good.
@@ -191,13 +208,27 @@ impl Batch {
 
     /// Maps the pages of the packets that stay where they are, and copies their headers: those are looked at, and what has been
     /// looked at must not change.
-    fn map(&mut self, mapper: &dyn GrantMapper, granter: DomId) {
+    fn map(&mut self, shared: &Shared, statics: &StaticGrants) {
+        let pages = (!statics.is_empty()).then(|| statics.lock());
         for entry in self.entries.iter_mut().filter(|entry| !entry.is_copied()) {
             let first = self.mappings.len();
             let headers = self.arena.get_mut(entry.at..entry.at + entry.copied);
             let mut headers = headers.unwrap_or_default();
             for slot in entry.filled(&self.slots) {
-                let mapping = match mapper.map(granter, slot.gref, Access::ReadOnly) {
+                let lent = pages.as_ref();
+                let lent = lent.and_then(|pages| pages.get(slot.gref, Access::ReadOnly));
+                if let Some(page) = lent {
+                    if let Some(part) = part(&page, slot, 0) {
+                        let done = part.copy_to(headers);
+                        headers = headers.get_mut(done..).unwrap_or_default();
+                    }
+                    self.mappings.push(Page::Lent(page));
+                    continue;
+                }
+                let mapping = match shared
+                    .grants
+                    .map(shared.granter, slot.gref, Access::ReadOnly)
+                {
                     Ok(mapping) => mapping,
                     Err(status) => {
                         entry.outcome = Err(Fault::Grant(status));
@@ -208,7 +239,7 @@ impl Batch {
                     let done = part.copy_to(headers);
                     headers = headers.get_mut(done..).unwrap_or_default();
                 }
-                self.mappings.push(mapping);
+                self.mappings.push(Page::Mapped(mapping));
             }
             entry.mapped = (first, self.mappings.len());
         }

@@ -4,5 +4,5 @@ mod assemble;
 mod batch;
 mod queue;
 
-pub use assemble::{Answer, Assembler, Fault, Packet, Slot, Step};
-pub(crate) use queue::{Pass, TxQueue};
+pub use assemble::{Answer, Assembler, Extras, Fault, Packet, Slot, Step};
+pub(crate) use queue::TxQueue;

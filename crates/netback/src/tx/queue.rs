@@ -1,20 +1,28 @@
 //! The tx ring's consumer.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
 
-use cantle_abi::DomId;
-use cantle_abi::io::netif::{NETIF_RSP_ERROR, NETIF_RSP_NULL, NetifTxRequest, NetifTxResponse};
+use cantle_abi::io::netif::{
+    NETIF_RSP_DROPPED, NETIF_RSP_ERROR, NETIF_RSP_NULL, NETIF_RSP_OKAY, NetifTxRequest,
+    NetifTxResponse,
+};
 use cantle_abi::ring::{BackRing, RingBroken};
-use cantle_grant::{GrantMapper, Mapping};
-
-use super::assemble::{Answer, Assembler, Fault, Step};
-use super::batch::{Batch, Outcome};
-use crate::stats::Direction;
+use cantle_grant::Mapping;
 use cantle_netport::NetPort;
+
+use super::assemble::{Answer, Assembler, Extras, Fault, Step};
+use super::batch::{Batch, Outcome};
+use crate::control::StaticGrants;
+use crate::pass::Pass;
+use crate::shared::Shared;
 
 /// Takes packets off a tx ring and gives them to a port.
 pub(crate) struct TxQueue {
     ring: BackRing<NetifTxRequest, NetifTxResponse, Mapping>,
+    shared: Arc<Shared>,
+    statics: Arc<StaticGrants>,
     assembler: Assembler,
     batch: Batch,
     /// The answers of the batch's packets, one after another, and where each packet's end.
@@ -32,20 +40,32 @@ impl fmt::Debug for TxQueue {
     }
 }
 
-/// What a pass over a ring ended with.
+/// Why no more slots are taken for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Pass {
-    /// The front end wants to be notified.
-    pub(crate) notify: bool,
-    /// There is more to do at once.
-    pub(crate) more: bool,
+enum Rest {
+    /// The batch is full, or the budget used up.
+    Full,
+    /// The ring has no more.
+    Drained,
+    /// The guest has sent what it may, until then.
+    Spent(Instant),
 }
 
 impl TxQueue {
-    pub(crate) fn new(ring: BackRing<NetifTxRequest, NetifTxResponse, Mapping>) -> Self {
+    pub(crate) fn new(
+        ring: BackRing<NetifTxRequest, NetifTxResponse, Mapping>,
+        shared: Arc<Shared>,
+        statics: Arc<StaticGrants>,
+    ) -> Self {
+        let extras = Extras {
+            multicast: shared.options.multicast_control,
+            hash: shared.options.control_ring,
+        };
         Self {
             ring,
-            assembler: Assembler::new(),
+            shared,
+            statics,
+            assembler: Assembler::accepting(extras),
             batch: Batch::new(),
             answers: Vec::new(),
             ends: Vec::new(),
@@ -56,56 +76,84 @@ impl TxQueue {
     /// Takes what the ring has, as many slots as it is long at most.
     pub(crate) fn process(
         &mut self,
-        mapper: &dyn GrantMapper,
-        granter: DomId,
         port: &mut dyn NetPort,
-        stats: &Direction,
+        now: Instant,
     ) -> Result<Pass, RingBroken> {
         let mut budget = self.ring.slots();
-        let mut notify = false;
+        let mut pass = Pass::default();
         loop {
-            let drained = self.gather(&mut budget, stats)?;
-            self.batch.send(mapper, granter, port);
-            self.answer(stats)?;
-            notify |= self.ring.publish_responses();
-            if budget == 0 || drained {
+            let rest = self.gather(&mut budget, now)?;
+            if self.shared.link() {
+                self.batch.send(&self.shared, &self.statics, port);
+                self.answer()?;
+            } else {
+                self.drop_all()?;
+            }
+            pass.notify |= self.ring.publish_responses();
+            if let Rest::Spent(when) = rest {
+                // What waits in the ring is found then: the front end need not say so.
+                pass.wake_at(when);
+                return Ok(pass);
+            }
+            if budget == 0 || rest == Rest::Drained {
                 // Asks to be told of the next one, unless there already is one.
-                let more = self.ring.final_check_for_requests();
-                if budget == 0 || !more {
-                    return Ok(Pass { notify, more });
+                pass.more = self.ring.final_check_for_requests();
+                if budget == 0 || !pass.more {
+                    return Ok(pass);
                 }
             }
         }
     }
 
-    /// Fills the batch; true where the ring is empty.
-    fn gather(&mut self, budget: &mut u32, stats: &Direction) -> Result<bool, RingBroken> {
+    /// Fills the batch.
+    fn gather(&mut self, budget: &mut u32, now: Instant) -> Result<Rest, RingBroken> {
         self.batch.clear();
         self.answers.clear();
         self.ends.clear();
         while !self.batch.is_full() && *budget > 0 {
+            if self.assembler.is_between()
+                && let Err(when) = self.shared.tx_credit.ready(now)
+            {
+                return Ok(Rest::Spent(when));
+            }
             let Some(slot) = self.ring.next_request()? else {
-                return Ok(true);
+                return Ok(Rest::Drained);
             };
             *budget -= 1;
             match self.assembler.feed(&slot) {
                 Step::More => {}
-                Step::Whole => {
-                    self.batch.push(&self.assembler.packet());
-                    self.answers.extend_from_slice(self.assembler.answers());
-                    self.ends.push(self.answers.len());
-                }
+                Step::Whole => self.whole(now)?,
                 Step::Refused(fault) => {
                     respond(&mut self.ring, self.assembler.answers(), NETIF_RSP_ERROR)?;
-                    self.complain(fault, stats);
+                    self.complain(fault);
                 }
             }
         }
-        Ok(false)
+        Ok(Rest::Full)
+    }
+
+    /// Takes a whole packet into the batch, or does what it is for.
+    fn whole(&mut self, now: Instant) -> Result<(), RingBroken> {
+        let packet = self.assembler.packet();
+        let Some(groups) = packet.multicast else {
+            self.shared.tx_credit.spend(now, packet.len.into());
+            self.batch.push(&packet);
+            self.answers.extend_from_slice(self.assembler.answers());
+            self.ends.push(self.answers.len());
+            return Ok(());
+        };
+        // Such a packet is not sent: its slots are there to carry the extra info.
+        let mut status = NETIF_RSP_OKAY;
+        if let Err(fault) = self.shared.multicast.amend(&groups) {
+            status = NETIF_RSP_ERROR;
+            tracing::debug!(%fault, "a multicast group is refused");
+        }
+        respond(&mut self.ring, self.assembler.answers(), status)
     }
 
     /// Answers the batch's packets.
-    fn answer(&mut self, stats: &Direction) -> Result<(), RingBroken> {
+    fn answer(&mut self) -> Result<(), RingBroken> {
+        let stats = &self.shared.stats.tx;
         let (mut start, mut packets, mut bytes) = (0, 0, 0);
         let mut fault = None;
         for (outcome, &end) in self.batch.outcomes().zip(&self.ends) {
@@ -132,8 +180,16 @@ impl TxQueue {
         Ok(())
     }
 
-    fn complain(&mut self, fault: Fault, stats: &Direction) {
-        stats.count_error();
+    /// Answers the batch's packets while the link is down: nobody looks at them.
+    fn drop_all(&mut self) -> Result<(), RingBroken> {
+        self.ends
+            .iter()
+            .for_each(|_| self.shared.stats.tx.count_dropped());
+        respond(&mut self.ring, &self.answers, NETIF_RSP_DROPPED)
+    }
+
+    fn complain(&mut self, fault: Fault) {
+        self.shared.stats.tx.count_error();
         self.faults += 1;
         self.log(fault);
     }

@@ -42,6 +42,7 @@ fn one_slot_is_a_packet() {
             csum_blank: true,
             data_validated: true,
             gso: None,
+            multicast: None,
         }
     );
     assert_eq!(assembler.answers(), [Some(7)]);
