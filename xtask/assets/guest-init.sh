@@ -3,8 +3,10 @@
 #   demo.host=IP demo.ip=IP demo.mib=N [demo.channels=N] [demo.transactions=N]
 #                                        works its disk (xvda, ext4) and its network interface (eth0), as the demo wants
 #   storage=STEP,…                       what guest-storage.sh says, which comes with it
+#   network=STEP,…                       what guest-network.sh says, which comes with it
 #   shell                                a shell on the console
 #   (neither)                            says what it found
+# MODULE.OPTION=VALUE is for a module that it loads.
 # Then it switches itself off. Lines that a program may want to read begin with "guest: ".
 say() { echo "guest: $*"; }
 
@@ -203,6 +205,12 @@ xenstore() {
     [ $code = 0 ] || fail "transactions: $(tail -n 1 /tmp/transactions)"
 }
 
+module_options() {
+    for word in $(cat /proc/cmdline); do
+        case $word in "$1".*) echo "${word#*.}" ;; esac
+    done
+}
+
 /bin/busybox mount -t proc proc /proc
 read -r at _ < /proc/uptime
 echo "guest: init at $at s"
@@ -211,10 +219,10 @@ export PATH=/bin:/sbin HOME=/root TERM=linux
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 while read -r module; do
-    insmod "/modules/$module.ko" || say "cannot load $module"
+    insmod "/modules/$module.ko" $(module_options "$module") || say "cannot load $module"
 done < /modules/order
 
-host= ip= mib=64 ports=0 transactions=0 storage= shell=
+host= ip= mib=64 ports=0 transactions=0 storage= network= shell=
 for word in $(cat /proc/cmdline); do
     case $word in
     demo.host=*) host=${word#*=} ;;
@@ -223,6 +231,7 @@ for word in $(cat /proc/cmdline); do
     demo.channels=*) ports=${word#*=} ;;
     demo.transactions=*) transactions=${word#*=} ;;
     storage=*) storage=${word#*=} ;;
+    network=*) network=${word#*=} ;;
     shell) shell=yes ;;
     esac
 done
@@ -240,6 +249,9 @@ if [ -n "$host" ]; then
     say "done"
 elif [ -n "$storage" ]; then
     . /bin/guest-storage.sh
+    say "done"
+elif [ -n "$network" ]; then
+    . /bin/guest-network.sh
     say "done"
 elif [ -n "$shell" ]; then
     setsid sh -c 'exec sh < /dev/hvc0 > /dev/hvc0 2>&1'

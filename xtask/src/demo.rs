@@ -1,6 +1,7 @@
 //! The demo: Debian's own kernel as a guest, with its disk, its network and its console on our crates.
 
 mod disk;
+mod network;
 mod place;
 mod report;
 mod storage;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::json;
 
 use crate::images::{self, Debian, Guest, Tools};
@@ -20,6 +21,7 @@ use crate::interrupt::Scratch;
 use crate::lab::LabLost;
 use crate::{guests, lab, machine, programs, workspace};
 use disk::Disk;
+use network::Part;
 use place::Place;
 use report::{GuestLost, Report};
 use storage::Format;
@@ -41,6 +43,7 @@ const TIMEOUT: u64 = 600;
 
 /// Options of `cargo xtask demo`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("device").args(["storage", "network"])))]
 pub(crate) struct DemoArgs {
     /// The guest: a Debian release's cloud kernel, or its full one.
     #[arg(long, value_enum, default_value_t = Guest::Debian12)]
@@ -81,8 +84,22 @@ pub(crate) struct DemoArgs {
     /// With what `cantle` opens those disks, as "cache=none,queues=2".
     #[arg(long, value_name = "OPTIONS", default_value = DISK_OPTIONS, requires = "storage")]
     disk_options: String,
-    /// Only compares: how fast the guest reads its disk from us, and from QEMU's xen-block on the same host, Debian 13.
-    #[arg(long, requires = "storage")]
+    /// Instead of all that: has guests send to their host and to each other in these ways (all of them unless told otherwise).
+    #[arg(
+        long,
+        value_enum,
+        value_name = "PART,…",
+        num_args = 0..,
+        value_delimiter = ',',
+        default_missing_values = Part::NAMES,
+        conflicts_with_all = ["channels", "xenstore", "vcpus", "storage"]
+    )]
+    network: Option<Vec<Part>>,
+    /// Few of its measurements, as `cargo xtask test` has them.
+    #[arg(long, requires = "network")]
+    short: bool,
+    /// Only compares, on the host with Debian 13: the guest's disk with QEMU's xen-block, or its network interface with QEMU's xen-net-device.
+    #[arg(long, requires = "device")]
     peer: bool,
     /// Gives a guest up after this many seconds.
     #[arg(long, default_value_t = TIMEOUT, value_name = "SECONDS")]
@@ -105,6 +122,8 @@ impl Default for DemoArgs {
             xenstore: None,
             storage: None,
             disk_options: DISK_OPTIONS.to_owned(),
+            network: None,
+            short: false,
             peer: false,
             timeout: TIMEOUT,
             no_build: false,
@@ -138,6 +157,8 @@ pub(crate) fn main(args: &DemoArgs) -> Result<ExitCode> {
     let outcomes = if let (true, Some(formats)) = (args.peer, &args.storage) {
         storage::peer::on(args.host, args.guest, args, formats)
             .unwrap_or_else(|error| vec![Err(error)])
+    } else if args.peer {
+        vec![network::peer::on(args.host, args.guest, args)]
     } else if args.all {
         on_both_hosts(&Guest::USUAL, args)
     } else {
@@ -229,6 +250,31 @@ pub(crate) fn storage(all: bool) -> Vec<Result<String>> {
     outcomes
 }
 
+/// The network of each release's guest on a host of the same release, in short; with `all` both guests on both hosts, and everything.
+///
+/// A run that is lost gets a new lab by itself; as with [`storage`], one that is lost each time is no failure without `all`.
+pub(crate) fn network(all: bool) -> Vec<Result<String>> {
+    let parts = if all { &Part::ALL[..] } else { &Part::SHORT };
+    let args = DemoArgs {
+        network: Some(parts.to_vec()),
+        short: !all,
+        timeout: PAIR_TIMEOUT,
+        ..DemoArgs::default()
+    };
+    let mut outcomes = Vec::new();
+    for (host, own) in LABS.into_iter().zip(Guest::USUAL) {
+        for guest in Guest::USUAL {
+            if all || guest == own {
+                outcomes.extend(on_or_why(host, &[guest], &args));
+            }
+        }
+    }
+    if !all {
+        outcomes = outcomes.into_iter().map(unless_lost).collect();
+    }
+    outcomes
+}
+
 /// A run that the emulator has lost is not tried, which is said; every other outcome stays as it is.
 fn unless_lost(outcome: Result<String>) -> Result<String> {
     match outcome {
@@ -309,7 +355,7 @@ fn chosen_host(args: &DemoArgs) -> Result<Host> {
     if let Some(host) = args.host {
         return Ok(host);
     }
-    if args.storage.is_some() || !place::has_virtualisation() {
+    if args.storage.is_some() || args.network.is_some() || !place::has_virtualisation() {
         return Ok(Host::Debian12);
     }
     if !args.no_build {
@@ -326,6 +372,10 @@ fn chosen_host(args: &DemoArgs) -> Result<Host> {
 fn on(host: Host, guests: &[Guest], args: &DemoArgs) -> Result<Vec<Result<String>>> {
     if let Some(formats) = &args.storage {
         let each = |guest: &Guest| storage::on(host, *guest, args, formats);
+        return Ok(guests.iter().map(each).collect());
+    }
+    if let Some(parts) = &args.network {
+        let each = |guest: &Guest| network::on(host, *guest, args, parts);
         return Ok(guests.iter().map(each).collect());
     }
     say(&format!("host {}: getting ready", host.name()));

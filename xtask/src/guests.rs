@@ -11,10 +11,11 @@ use crate::{process, programs, workspace};
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
 
 /// The packages and what each is built for.
-const PACKAGES: [(&str, &str); 4] = [
+const PACKAGES: [(&str, &str); 5] = [
     ("probe", TARGET),
     ("channels", programs::TARGET),
     ("durable", programs::TARGET),
+    ("traffic", programs::TARGET),
     ("transactions", programs::TARGET),
 ];
 

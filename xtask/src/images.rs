@@ -37,7 +37,7 @@ const BUSYBOX_SET: Set = Set {
 };
 
 /// What a lab host needs beyond its kernel, in this order.
-const HOST_MODULES: [&str; 12] = [
+const HOST_MODULES: [&str; 14] = [
     "virtio_pci",
     "virtio_console",
     "virtio_blk",
@@ -47,6 +47,8 @@ const HOST_MODULES: [&str; 12] = [
     "kvm",
     "kvm_amd",
     "tun",
+    "bridge",
+    "veth",
     "loop",
     "crc32c_generic",
     "ext4",

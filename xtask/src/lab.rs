@@ -99,6 +99,24 @@ pub(crate) fn quoted(words: &[String]) -> String {
     quoted.join(" ")
 }
 
+/// Variables of a script, one a line.
+pub(crate) fn assigned(variables: &[(&str, &str)]) -> String {
+    variables
+        .iter()
+        .map(|(name, value)| format!("{name}={}\n", quoted(&[(*value).to_owned()])))
+        .collect()
+}
+
+/// Where a lab has these programs of [`Setup`], in one line.
+pub(crate) fn paths(programs: &[PathBuf]) -> String {
+    let paths: Vec<String> = programs
+        .iter()
+        .filter_map(|program| program.file_name())
+        .map(|name| format!("/usr/local/bin/{}", name.display()))
+        .collect();
+    paths.join(" ")
+}
+
 /// The last lines of a text file.
 pub(crate) fn tail(path: &Path, lines: usize) -> String {
     let mut bytes = Vec::new();

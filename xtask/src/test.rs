@@ -109,7 +109,8 @@ fn demos(tally: &mut Tally, long: bool) {
     let pairs = demo::pairs(guests, channels).into_iter();
     let outcomes = pairs
         .chain(demo::by_the_kernel())
-        .chain(demo::storage(long));
+        .chain(demo::storage(long))
+        .chain(demo::network(long));
     for outcome in outcomes {
         let (well, line) = match outcome {
             Ok(line) => (true, line),

@@ -23,6 +23,8 @@ pub(crate) enum Tools {
     Xenstore,
     /// `fio`, and the makers and checkers of ext4.
     Storage,
+    /// `iperf3`, `ethtool`, `tcpdump` and iproute2's `ip`: for guests, and for hosts.
+    Network,
     /// The emulator, of the same release everywhere: as a peer, for hosts.
     Emulator,
 }
@@ -44,6 +46,11 @@ const XENSTORE: Sets = sets(
 const STORAGE: Sets = sets(
     ["storage-tools-debian12", "storage-tools-debian13"],
     Content::Closure(&["fio", "e2fsprogs"]),
+);
+
+const NETWORK: Sets = sets(
+    ["network-tools-debian12", "network-tools-debian13"],
+    Content::Closure(&["iperf3", "ethtool", "tcpdump", "iproute2"]),
 );
 
 const fn sets([twelve, thirteen]: [&'static str; 2], content: Content) -> Sets {
@@ -83,8 +90,8 @@ const FIRMWARE: [&str; 4] = [
     "usr/share/qemu/pvh.bin",
 ];
 
-/// Where they have their programs.
-const PROGRAMS: [&str; 4] = ["usr/bin", "usr/sbin", "sbin", "bin"];
+/// Where they have their programs; links between these are absolute, and lead from the latter to the former.
+const PROGRAMS: [&str; 4] = ["usr/bin", "usr/sbin", "bin", "sbin"];
 
 impl Tools {
     /// The name for files.
@@ -92,6 +99,7 @@ impl Tools {
         match self {
             Self::Xenstore => "xenstore-tools",
             Self::Storage => "storage-tools",
+            Self::Network => "network-tools",
             Self::Emulator => "emulator",
         }
     }
@@ -101,6 +109,7 @@ impl Tools {
         let [twelve, thirteen] = match self {
             Self::Xenstore => &XENSTORE,
             Self::Storage => &STORAGE,
+            Self::Network => &NETWORK,
             Self::Emulator => &[qemu::SET, qemu::SET],
         };
         packages::unpacked(match debian {
@@ -139,6 +148,7 @@ impl Tools {
         match self {
             Self::Xenstore => packed.xenstore()?,
             Self::Storage => packed.storage()?,
+            Self::Network => packed.network()?,
             Self::Emulator => packed.emulator()?,
         }
         packed.archive.finish()?;
@@ -178,6 +188,18 @@ impl<W: Write> Packed<'_, W> {
         self.program("e2fsck", "usr/sbin/e2fsck")?;
         let conf = read(&self.root.join("etc/mke2fs.conf"))?;
         self.archive.file("etc/mke2fs.conf", 0o644, &conf)?;
+        Ok(())
+    }
+
+    fn network(&mut self) -> Result<()> {
+        for (name, place) in [
+            ("iperf3", "usr/bin/iperf3"),
+            ("tcpdump", "usr/bin/tcpdump"),
+            ("ethtool", "usr/sbin/ethtool"),
+            ("ip", "usr/sbin/ip"),
+        ] {
+            self.program(name, place)?;
+        }
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use super::volume::Volume;
 use crate::demo::{DemoArgs, Host, say};
 use crate::images::{self, Debian, Guest, Tools};
 use crate::interrupt::Scratch;
-use crate::lab::{Lab, Setup};
+use crate::lab::{self, Lab, Setup};
 use crate::{guests, machine, programs, workspace};
 
 /// How often each is measured, by turns; the better counts, since what disturbs only slows down.
@@ -66,7 +66,7 @@ pub(in crate::demo) fn on(
     }
     let scratch = Scratch::new("peer")?;
     let volume = volume(scratch.path(), formats)?;
-    let mut lab = Some(self::lab(&volume)?);
+    let mut lab = Some(booted(&volume)?);
     let mut lines = Vec::new();
     for format in formats {
         let mut best = [[0.0_f64; 2]; 2];
@@ -75,7 +75,7 @@ pub(in crate::demo) fn on(
                 // One that is not free is ended before another begins: they share the disk.
                 let running = match lab.take().filter(Lab::is_free) {
                     Some(lab) => lab,
-                    None => self::lab(&volume)?,
+                    None => booted(&volume)?,
                 };
                 match measured(lab.insert(running), guest, args, *format, with) {
                     Ok(rates) => {
@@ -117,7 +117,7 @@ fn file(format: Format) -> String {
     format!("bench.{}", format.name())
 }
 
-fn lab(volume: &Volume) -> Result<Lab> {
+fn booted(volume: &Volume) -> Result<Lab> {
     let mut found = programs::built();
     found.extend(stage::programs_for_guest());
     Lab::boot(&Setup {
@@ -176,13 +176,13 @@ fn script(guest: Guest, args: &DemoArgs, format: Format, with: With) -> Result<S
             format.qemus_name()
         ),
     };
-    Ok(stage::assigned(&[
+    Ok(lab::assigned(&[
         ("BUSYBOX", "busybox"),
         ("CANTLE", "cantle"),
         ("KERNEL", &format!("{images}/vmlinuz")),
         ("INITRD", &format!("{images}/initrd")),
         ("TOOLS", &tools(Tools::Storage)),
-        ("PROGRAMS", &stage::programs_in_lab()),
+        ("PROGRAMS", &lab::paths(&stage::programs_for_guest())),
         ("EMULATOR", &tools(Tools::Emulator)),
         ("VOLUME", "/dev/vda"),
         ("IMAGES", IMAGES),

@@ -251,13 +251,13 @@ impl Stage {
             false => Vec::new(),
         };
         let after = if killed { boot.after.as_millis() } else { 0 };
-        Ok(assigned(&[
+        Ok(lab::assigned(&[
             ("BUSYBOX", "busybox"),
             ("CANTLE", "cantle"),
             ("KERNEL", &format!("{images}/vmlinuz")),
             ("INITRD", &format!("{images}/initrd")),
             ("TOOLS", &tools),
-            ("PROGRAMS", &programs_in_lab()),
+            ("PROGRAMS", &lab::paths(&programs_for_guest())),
             ("HISTORY", history.text()),
             ("VCPUS", &boot.vcpus.to_string()),
             (
@@ -272,24 +272,6 @@ impl Stage {
             ("COPIES", &copies.join(" ")),
         ]) + &body)
     }
-}
-
-/// Variables of a script, one a line.
-pub(super) fn assigned(variables: &[(&str, &str)]) -> String {
-    variables
-        .iter()
-        .map(|(name, value)| format!("{name}={}\n", lab::quoted(&[(*value).to_owned()])))
-        .collect()
-}
-
-/// Where the lab has what goes into the guest.
-pub(super) fn programs_in_lab() -> String {
-    let programs: Vec<String> = programs_for_guest()
-        .iter()
-        .filter_map(|program| program.file_name())
-        .map(|name| format!("/usr/local/bin/{}", name.display()))
-        .collect();
-    programs.join(" ")
 }
 
 /// What goes into the guest's initial file system besides Debian's tools.

@@ -1,0 +1,88 @@
+//! The network demo: Debian guests send to their host and to each other, by TCP and UDP, IPv4 and IPv6, and all they send has to arrive.
+//!
+//! A guest for each part boots on a host that has a bridge with the guests' taps, its own address on that, and another one at the end of a wire
+//! (a veth pair) that knows no offloads: whatever goes there has its checksum, which tcpdump looks at.
+//!
+//! The figures are an emulator's; they are there to be seen, and fail nobody. What fails is data that are not those sent, or do not come.
+
+mod part;
+pub(super) mod peer;
+mod said;
+mod stage;
+mod table;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Result, bail, ensure};
+use serde::Serialize;
+
+use super::{DemoArgs, Host, say};
+use crate::images::{self, Debian, Guest, Tools};
+use crate::{guests, machine, programs};
+pub(crate) use part::Part;
+use part::Trial;
+use stage::Stage;
+use table::Table;
+
+/// The last line of a demo that went well.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    demo: &'a str,
+    host: &'a str,
+    guest: &'a str,
+    /// By part and run: decimal MB/s that arrived.
+    #[serde(rename = "network_MBps")]
+    network: BTreeMap<&'a str, BTreeMap<String, f64>>,
+    /// Offloads that were switched off and on while all arrived.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    toggled: Option<u64>,
+    seconds: u64,
+}
+
+/// Runs a host's guests; their line.
+pub(super) fn on(host: Host, guest: Guest, args: &DemoArgs, parts: &[Part]) -> Result<String> {
+    let debian = match host {
+        Host::Debian12 => Debian::Debian12,
+        Host::Debian13 => Debian::Debian13,
+        Host::Native => bail!(
+            "the network demo changes its host's network: it needs a lab, --host debian12 or debian13"
+        ),
+    };
+    ensure!(!parts.is_empty(), "no part");
+    let begun = Instant::now();
+    machine::for_demo()?;
+    if !args.no_build {
+        guests::build()?;
+        programs::build()?;
+    }
+    // Before the lab is up: it sees what is there when it begins.
+    images::tools(guest, Tools::Network)?;
+    let mut stage = Stage::new(debian, guest, args)?;
+    let mut table = Table::default();
+    let mut toggled = None;
+    for part in parts {
+        let trial = Trial::of(*part, args);
+        let said = stage.tried(&trial)?;
+        trial.judge(&said)?;
+        for run in &trial.runs {
+            let arrived = said.arrived(&run.to_string())?;
+            table.add(part.name(), &run.to_string(), arrived);
+        }
+        if trial.has_offloads() {
+            toggled = Some(said.number("toggled")?);
+        }
+    }
+    stage.leave()?;
+    for row in table.rows() {
+        say(&format!("{} on {}: {row}", guest.name(), host.name()));
+    }
+    Ok(serde_json::to_string(&Line {
+        demo: "ok",
+        host: host.name(),
+        guest: guest.name(),
+        network: table.by_part(),
+        toggled,
+        seconds: begun.elapsed().as_secs(),
+    })?)
+}
