@@ -27,6 +27,6 @@ pub mod test_utils;
 pub use offload::{Checksum, Gso, GsoKind, Offload, Offloads};
 pub use parts::{Part, PartMut};
 pub use port::{
-    Frame, FrameSink, Interface, InterfaceError, NetDevice, NetPort, NullPort, Received, Tap,
-    TapDevice, TapError,
+    Frame, FrameSink, Interface, InterfaceError, NetDevice, NetPort, NullPort, PacketDevice,
+    PacketError, PacketPort, Received, Tap, TapDevice, TapError,
 };

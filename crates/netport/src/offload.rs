@@ -66,4 +66,16 @@ impl Offloads {
         tso_v4: false,
         tso_v6: false,
     };
+
+    /// Whether a receiver that can do this takes a packet with that metadata as it is.
+    #[must_use]
+    pub fn takes(&self, offload: &Offload) -> bool {
+        let blank = matches!(offload.checksum, Checksum::Blank { .. });
+        let large = match offload.gso.map(|gso| gso.kind) {
+            None => true,
+            Some(GsoKind::TcpV4) => self.tso_v4,
+            Some(GsoKind::TcpV6) => self.tso_v6,
+        };
+        large && (self.checksum || !blank)
+    }
 }

@@ -2,6 +2,8 @@
 
 mod interface;
 mod null;
+mod packet;
+mod pieces;
 #[cfg(feature = "test-utils")]
 mod recorder;
 mod tap;
@@ -13,6 +15,7 @@ use std::sync::Arc;
 
 pub use interface::{Interface, InterfaceError};
 pub use null::NullPort;
+pub use packet::{PacketDevice, PacketError, PacketPort};
 #[cfg(feature = "test-utils")]
 pub use recorder::{Recorded, Recorder, RecorderHandle};
 pub use tap::{Tap, TapDevice, TapError};

@@ -113,10 +113,11 @@ fn several_queues_of_one_tap_all_send() {
         let mut again = device.open_queue().unwrap();
         assert!(send(&mut *again, &udp([0xff; 6], 1)));
         drop((again, device));
-        assert!(matches!(
-            Tap::open("multi0"),
-            Err(TapError::NoDevice { .. })
-        ));
+        // Another test's child has our descriptors until it is another program.
+        let until = Instant::now() + Duration::from_secs(5);
+        while !matches!(Tap::open("multi0"), Err(TapError::NoDevice { .. })) {
+            assert!(Instant::now() < until, "the tap stays");
+        }
     });
 }
 
