@@ -138,10 +138,10 @@ impl Bucket {
         old.fill(now);
         // Rounded down, to less credit or more missing, by less than a byte.
         let bytes = old.credit.div_euclid(nanos(old.rate.interval()));
-        let credit = bytes.saturating_mul(nanos(rate.interval()));
         Self {
             rate,
-            credit: credit.min(burst(rate)),
+            // What the new bucket does not hold goes when it is filled next.
+            credit: bytes.saturating_mul(nanos(rate.interval())),
             at: old.at,
         }
     }
@@ -175,15 +175,11 @@ impl Bucket {
     /// When, after `until`, there is enough credit again. Not so much that a late riser finds the bucket full: that would be credit lost.
     fn again(&self, until: Instant) -> Instant {
         let bytes = i128::from(self.rate.bytes().get());
-        let enough = bytes
-            .saturating_mul(nanos(NAP))
-            .min(burst(self.rate) / 2)
-            .max(1);
-        let missing = enough.saturating_sub(self.credit);
-        // Rounded up: at that moment it is there.
-        let wait = missing.saturating_add(bytes - 1) / bytes;
+        // Of either there are many nanoseconds: rounding does not matter.
+        let enough = bytes.saturating_mul(nanos(NAP)).min(burst(self.rate) / 2);
+        let wait = enough.saturating_sub(self.credit) / bytes;
         let wait = u64::try_from(wait).map_or(FAR, Duration::from_nanos);
-        until.checked_add(wait).unwrap_or(until + FAR)
+        until.checked_add(wait).unwrap_or(until)
     }
 }
 

@@ -68,6 +68,7 @@ fn there_is_room_for_64_groups_each_counted_once() {
     filter.amend(&add(group(64))).unwrap();
     assert!(filter.passes(group(64)) && filter.passes(group(63)) && !filter.passes(group(10)));
     filter.reset();
+    assert!(filter.passes(group(65)));
     filter.set_on(true);
     assert!((0..=64).all(|n| !filter.passes(group(n))));
 }
