@@ -10,6 +10,7 @@ use cantle_blkback::BackendOptions;
 use cantle_disk::{DiskSpec, ImageFormat};
 
 use crate::error::SetupError;
+use crate::nets::{MAX_NETS, NetConfig};
 
 /// The largest number of vCPUs a guest can have.
 pub const MAX_VCPUS: u32 = 16;
@@ -43,7 +44,7 @@ pub struct GuestConfig {
     pub max_event_rate: Option<NonZeroU32>,
     /// Block devices, in the order of their names.
     pub disks: Vec<DiskConfig>,
-    /// Network devices.
+    /// Network interfaces, in the order of their numbers.
     pub nets: Vec<NetConfig>,
     /// What it may lend of its memory, and borrow of others'.
     pub grants: GrantConfig,
@@ -69,6 +70,11 @@ impl GuestConfig {
             format!(
                 "{} event channels: a guest has {MIN_EVENT_CHANNELS} to {MAX_EVENT_CHANNELS}",
                 self.max_event_channels
+            )
+        } else if self.nets.len() > MAX_NETS {
+            format!(
+                "{} network interfaces: a guest has {MAX_NETS} at most",
+                self.nets.len()
             )
         } else {
             return self.grants.check();
@@ -151,15 +157,6 @@ impl DiskConfig {
             vdev: None,
         }
     }
-}
-
-/// A network device.
-#[derive(Clone, Debug)]
-pub struct NetConfig {
-    /// The tap device that its packets leave by. It is made where it does not exist.
-    pub tap: String,
-    /// The guest's hardware address; one in Xen's range, derived from the guest's name, where `None`.
-    pub mac: Option<[u8; 6]>,
 }
 
 /// How the guest's hypercalls reach the host.

@@ -1,4 +1,4 @@
-//! The guest's devices: a back end and a thread each.
+//! The guest's disks: a back end and a thread each. What network interfaces have in common with them is here too.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -9,14 +9,14 @@ use cantle_abi::DomId;
 use cantle_blkback::DiskKind;
 use cantle_evtchn::{EventChannels, SystemDomain};
 use cantle_grant::{GrantMapper, InProcessMapper};
-use cantle_netport::Tap;
 use cantle_xenstore::xenbus::{DeviceId, toolstack};
 use cantle_xenstore::{LocalClient, Shared};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::config::{DiskConfig, GuestConfig, NetConfig};
+use crate::config::{DiskConfig, GuestConfig};
 use crate::disks::Served;
 use crate::error::SetupError;
+use crate::nets::{NetConfig, NetIdentity};
 use crate::outcome::Stats;
 use crate::running::join;
 
@@ -35,34 +35,48 @@ pub(crate) struct Platform {
 }
 
 impl Platform {
-    fn client(&self) -> Result<LocalClient, SetupError> {
+    pub(crate) fn client(&self) -> Result<LocalClient, SetupError> {
         self.store
             .client(DomId::DOM0)
             .map_err(SetupError::host("xenstore"))
     }
 
-    fn channels(&self) -> Arc<dyn EventChannels> {
+    pub(crate) fn channels(&self) -> Arc<dyn EventChannels> {
         self.channels.clone()
     }
 
-    fn grants(&self) -> Arc<dyn GrantMapper> {
+    pub(crate) fn grants(&self) -> Arc<dyn GrantMapper> {
         self.grants.clone()
+    }
+
+    /// Who uses an interface.
+    pub(crate) fn net_identity(&self, config: &NetConfig, index: u32) -> NetIdentity {
+        NetIdentity {
+            guest: self.guest_name.clone(),
+            index,
+            mac: config
+                .mac
+                .unwrap_or_else(|| mac_of(&self.guest_name, index)),
+            ip: config.ip.clone(),
+        }
     }
 }
 
-/// A device that is set up and waits to be served.
-pub(crate) enum Device {
-    Disk(String, Box<cantle_blkback::Backend>, Box<Served>),
-    Net(String, Box<cantle_netback::Backend>),
+/// A disk that is set up and waits to be served.
+pub(crate) struct Device {
+    name: String,
+    backend: Box<cantle_blkback::Backend>,
+    served: Box<Served>,
 }
 
-/// A device's thread, and where its counters are found after it.
-pub(crate) enum RunningDevice {
-    Disk(String, Arc<cantle_blkback::Stats>, JoinHandle<()>),
-    Net(String, Arc<cantle_netback::Stats>, JoinHandle<()>),
+/// A disk's thread, and where its counters are found after it.
+pub(crate) struct RunningDevice {
+    name: String,
+    stats: Arc<cantle_blkback::Stats>,
+    thread: JoinHandle<()>,
 }
 
-/// Opens what the devices need and writes them into xenstore.
+/// Opens what the disks need and writes them into xenstore.
 pub(crate) fn create(platform: &Platform, config: &GuestConfig) -> Result<Vec<Device>, SetupError> {
     let mut devices = Vec::new();
     let mut taken = BTreeMap::new();
@@ -80,9 +94,6 @@ pub(crate) fn create(platform: &Platform, config: &GuestConfig) -> Result<Vec<De
             });
         }
         devices.push(create_disk(platform, disk, name, number)?);
-    }
-    for (index, net) in (0..).zip(&config.nets) {
-        devices.push(create_net(platform, net, index)?);
     }
     Ok(devices)
 }
@@ -158,38 +169,11 @@ fn create_disk(
         directory,
         changes_media: cdrom || disk.options.kind == DiskKind::Removable,
     };
-    Ok(Device::Disk(name, Box::new(backend), Box::new(served)))
-}
-
-fn create_net(platform: &Platform, net: &NetConfig, index: u32) -> Result<Device, SetupError> {
-    let refuse = |why| SetupError::Net {
-        name: net.tap.clone(),
-        why,
-    };
-    let tap = Tap::create(&net.tap).map_err(|e| refuse(chain(&e)))?;
-    let client = platform.client()?;
-    let id = DeviceId::new("vif", index, platform.guest, DomId::DOM0);
-    let mac = format_mac(
-        net.mac
-            .unwrap_or_else(|| mac_of(&platform.guest_name, index)),
-    );
-    let handle = index.to_string();
-    let front = [("handle", handle.as_str()), ("mac", mac.as_str())];
-    let back = [
-        ("handle", handle.as_str()),
-        ("mac", mac.as_str()),
-        ("vifname", net.tap.as_str()),
-    ];
-    toolstack::create_device(&client, &id, &front, &back).map_err(SetupError::host("xenstore"))?;
-    let backend = cantle_netback::Backend::new(
-        Arc::new(client),
-        platform.channels(),
-        platform.grants(),
-        Box::new(tap),
-        id,
-    )
-    .map_err(|e| refuse(chain(&e)))?;
-    Ok(Device::Net(handle, Box::new(backend)))
+    Ok(Device {
+        name,
+        backend: Box::new(backend),
+        served: Box::new(served),
+    })
 }
 
 /// A number made of a name: FNV-1a over it, in 128 bits. Not secret, only spread out.
@@ -206,10 +190,6 @@ fn mac_of(name: &str, index: u32) -> [u8; 6] {
     [0x00, 0x16, 0x3e, a & 0x7f, b, c]
 }
 
-fn format_mac(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
-}
-
 /// An error and its causes in one line.
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
@@ -223,44 +203,37 @@ pub(crate) fn chain(error: &dyn Error) -> String {
 }
 
 impl Device {
-    /// What may be said to it while it is served, if it is a disk.
-    pub(crate) fn served(&self) -> Option<Served> {
-        match self {
-            Self::Disk(_, _, served) => Some(Served::clone(served)),
-            Self::Net(..) => None,
-        }
+    /// What may be said to it while it is served.
+    pub(crate) fn served(&self) -> Served {
+        Served::clone(&self.served)
     }
 
-    /// Starts the device's thread, which serves it until `stop` is readable.
+    /// Starts its thread, which serves it until `stop` is readable.
     pub(crate) fn start(self, stop: &EventFd) -> Result<RunningDevice, SetupError> {
-        let stop = stop
-            .try_clone()
-            .map_err(SetupError::host("a device's thread"))?;
-        let spawn = |name: String, serve: Box<dyn FnOnce() -> Result<(), String> + Send>| {
-            std::thread::Builder::new()
-                .name(name.clone())
-                .spawn(move || {
-                    if let Err(error) = serve() {
-                        tracing::error!(device = name, error, "a device's back end gave up");
-                    }
-                })
-                .map_err(SetupError::host("a device's thread"))
-        };
-        Ok(match self {
-            Self::Disk(name, mut backend, served) => {
-                let stats = backend.stats();
-                let serve = Box::new(move || {
-                    // The image stays open and locked for as long as it is served.
-                    let _served = served;
-                    backend.run(&stop).map_err(|e| chain(&e))
-                });
-                RunningDevice::Disk(name.clone(), stats, spawn(name, serve)?)
-            }
-            Self::Net(name, mut backend) => {
-                let stats = backend.stats();
-                let serve = Box::new(move || backend.run(&stop).map_err(|e| chain(&e)));
-                RunningDevice::Net(name.clone(), stats, spawn(format!("vif{name}"), serve)?)
-            }
+        let failed = |error| SetupError::host("a device's thread")(error);
+        let stop = stop.try_clone().map_err(failed)?;
+        let Self {
+            name,
+            mut backend,
+            served,
+        } = self;
+        let stats = backend.stats();
+        let of_thread = name.clone();
+        let thread = std::thread::Builder::new()
+            .name(name.clone())
+            .spawn(move || {
+                // The image stays open and locked for as long as it is served.
+                let _served = served;
+                if let Err(error) = backend.run(&stop) {
+                    let error = chain(&error);
+                    tracing::error!(name = of_thread, error, "a disk's back end gave up");
+                }
+            })
+            .map_err(failed)?;
+        Ok(RunningDevice {
+            name,
+            stats,
+            thread,
         })
     }
 }
@@ -268,65 +241,43 @@ impl Device {
 impl RunningDevice {
     /// Waits for the thread's end.
     pub(crate) fn join(self) -> EndedDevice {
-        match self {
-            Self::Disk(name, counters, thread) => {
-                join(&name, thread);
-                EndedDevice::Disk(name, counters)
-            }
-            Self::Net(name, counters, thread) => {
-                join(&name, thread);
-                EndedDevice::Net(name, counters)
-            }
+        join(&self.name, self.thread);
+        EndedDevice {
+            name: self.name,
+            stats: self.stats,
         }
     }
 }
 
-/// A device that is served no longer: what is left are its counters.
-pub(crate) enum EndedDevice {
-    Disk(String, Arc<cantle_blkback::Stats>),
-    Net(String, Arc<cantle_netback::Stats>),
+/// A disk that is served no longer: what is left are its counters.
+pub(crate) struct EndedDevice {
+    name: String,
+    stats: Arc<cantle_blkback::Stats>,
 }
 
 impl EndedDevice {
-    /// Adds the device's counters to the machine's.
+    /// Adds the disk's counters to the machine's.
     pub(crate) fn count(self, stats: &mut Stats) {
-        match self {
-            Self::Disk(name, counters) => {
-                let s = counters.snapshot();
-                let named = [
-                    ("reads", s.reads),
-                    ("writes", s.writes),
-                    ("flushes", s.flushes),
-                    ("bytes_read", s.sectors_read * 512),
-                    ("bytes_written", s.sectors_written * 512),
-                    ("refused", s.refused),
-                    ("failed", s.failed),
-                    ("stops", s.stops),
-                    ("notifications", s.notifications),
-                    ("passes", s.passes),
-                ];
-                stats.disks.insert(name, owned(&named));
-            }
-            Self::Net(name, counters) => {
-                let (tx, rx) = (counters.tx.counts(), counters.rx.counts());
-                let named = [
-                    ("tx_packets", tx.packets),
-                    ("tx_bytes", tx.bytes),
-                    ("tx_dropped", tx.dropped),
-                    ("tx_errors", tx.errors),
-                    ("rx_packets", rx.packets),
-                    ("rx_bytes", rx.bytes),
-                    ("rx_dropped", rx.dropped),
-                    ("rx_errors", rx.errors),
-                ];
-                stats.nets.insert(name, owned(&named));
-            }
-        }
+        let s = self.stats.snapshot();
+        let counters = named(&[
+            ("reads", s.reads),
+            ("writes", s.writes),
+            ("flushes", s.flushes),
+            ("bytes_read", s.sectors_read * 512),
+            ("bytes_written", s.sectors_written * 512),
+            ("refused", s.refused),
+            ("failed", s.failed),
+            ("stops", s.stops),
+            ("notifications", s.notifications),
+            ("passes", s.passes),
+        ]);
+        stats.disks.insert(self.name, counters);
     }
 }
 
-fn owned(named: &[(&str, u64)]) -> BTreeMap<String, u64> {
-    named
+/// Counters with their names.
+pub(crate) fn named(counters: &[(&str, u64)]) -> BTreeMap<String, u64> {
+    counters
         .iter()
         .map(|(name, n)| ((*name).to_owned(), *n))
         .collect()

@@ -21,6 +21,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use crate::devices::chain;
 use crate::error::SetupError;
 use crate::services::add;
+use crate::ticks;
 use motion::Motion;
 
 /// The token of the watches.
@@ -85,7 +86,7 @@ impl Disks {
         Ok(Self {
             client,
             disks: watched,
-            ticks: motion::ticks().map_err(SetupError::host("a timer"))?,
+            ticks: ticks::ticks().map_err(SetupError::host("a timer"))?,
         })
     }
 
@@ -106,7 +107,7 @@ impl Disks {
 
     /// Sees how far the disks are that are on their way to another image.
     fn tick(&mut self) {
-        let _ = rustix::io::read(&self.ticks, &mut [0; 8]);
+        ticks::take_tick(&self.ticks);
         for disk in &mut self.disks {
             if let Err(error) = disk.look_at_mirror(&*self.client) {
                 tracing::debug!(%error, "how far a mirror is cannot be written");
@@ -118,7 +119,7 @@ impl Disks {
     /// Comes back in a while where a disk is on its way, and else not.
     fn set_ticks(&self) {
         let moving = self.disks.iter().any(|disk| disk.motion.is_some());
-        if let Err(error) = motion::set_ticks(&self.ticks, moving) {
+        if let Err(error) = ticks::set_ticks(&self.ticks, moving) {
             tracing::error!(%error, "a timer cannot be set");
         }
     }

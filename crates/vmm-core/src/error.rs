@@ -48,11 +48,14 @@ pub enum SetupError {
     /// A network interface cannot be used.
     #[error("network interface {name}: {why}")]
     Net {
-        /// The tap's name.
+        /// What it is connected to.
         name: String,
         /// Why not.
         why: String,
     },
+    /// There can be no such interface.
+    #[error(transparent)]
+    Nets(#[from] NetError),
     /// A part of the host could not be set up.
     #[error("{what}: {why}")]
     Host {
@@ -61,6 +64,24 @@ pub enum SetupError {
         /// Why.
         why: String,
     },
+}
+
+/// Why an interface cannot come or go.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetError {
+    /// The guest has ended.
+    #[error("the guest has ended")]
+    Ended,
+    /// It has as many as it can have.
+    #[error("a guest has {} network interfaces at most", crate::nets::MAX_NETS)]
+    TooMany,
+    /// It has none of this number.
+    #[error("the guest has no network interface {0}")]
+    Unknown(u32),
+    /// Xenstore refused something.
+    #[error("xenstore: {0}")]
+    Store(String),
 }
 
 impl SetupError {

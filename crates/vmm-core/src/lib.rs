@@ -53,6 +53,7 @@ mod hypercall;
 mod kvm;
 mod machine;
 mod memory;
+mod nets;
 mod outcome;
 mod ports;
 mod running;
@@ -62,6 +63,7 @@ mod sleepers;
 mod store;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod test_utils;
+mod ticks;
 mod timers;
 
 /// What a guest's disks are made of, for those who describe them.
@@ -72,12 +74,26 @@ pub mod disk {
     pub use cantle_layers::Limits;
 }
 
+/// What a guest's network interfaces are made of, for those who describe them.
+pub mod net {
+    pub use cantle_netback::BackendOptions;
+    pub use cantle_netback::credit::Rate;
+    pub use cantle_netport::{NetDevice, NetPort};
+    pub use cantle_switch as switch;
+
+    pub use crate::nets::{
+        HostSwitch, MAX_NETS, NetIdentity, OpenDevice, ReadNet, SwitchConfig, SwitchSetupError,
+        Uplink,
+    };
+}
+
 pub use config::{
     Console, DiskConfig, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, MAX_VCPUS,
-    MIN_EVENT_CHANNELS, MIN_MEMORY, NetConfig, TransportChoice,
+    MIN_EVENT_CHANNELS, MIN_MEMORY, TransportChoice,
 };
-pub use error::SetupError;
+pub use error::{NetError, SetupError};
 pub use kvm::kvm_runs_stock_kernels;
 pub use machine::{Machine, MachineControl};
 pub use memory::GuestRam;
+pub use nets::{NetConfig, NetLink};
 pub use outcome::{End, Outcome, Stats};

@@ -25,7 +25,7 @@ use crate::console::{ConsoleOutput, ConsoleRing};
 use crate::devices::{self, Device, Platform};
 use crate::disks::Disks;
 use crate::domain::{Domain, Parts};
-use crate::error::SetupError;
+use crate::error::{NetError, SetupError};
 use crate::grants;
 use crate::hypercall::HYPERCALL_PORT;
 use crate::kvm::delivery::KernelDelivery;
@@ -34,9 +34,10 @@ use crate::kvm::upcall::MsiUpcall;
 use crate::kvm::vcpu::VcpuHandle;
 use crate::kvm::{cpuid, vcpu, vm, xen};
 use crate::memory::GuestRam;
+use crate::nets::{NetConfig, NetWatch, Nets, ReadNet};
 use crate::outcome::{End, Outcome, Stats};
 use crate::running::Running;
-use crate::services::{Service, Subscriber, TimerEvents};
+use crate::services::{self, Service, Subscriber, TimerEvents};
 use crate::store::{StoreRing, StoreSocket};
 use crate::timers::Timers;
 
@@ -67,6 +68,7 @@ pub struct Machine {
     vcpus: Vec<VcpuFd>,
     services: Vec<Service>,
     devices: Vec<Device>,
+    nets: Arc<Nets>,
     stop: EventFd,
     store: Shared,
     transport: Transport,
@@ -77,12 +79,32 @@ pub struct Machine {
 #[derive(Clone, Debug)]
 pub struct MachineControl {
     domain: Arc<Domain>,
+    nets: Arc<Nets>,
 }
 
 impl MachineControl {
     /// Ends the guest at once, as pulling the plug does; [`Machine::run`] returns soon after.
     pub fn destroy(&self) {
         self.domain.end(End::Destroyed);
+    }
+
+    /// Gives the guest one more network interface, which its driver finds by itself; the interface's number.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`]: it cannot be had, there are too many, or the guest has ended.
+    pub fn attach_net(&self, config: &NetConfig) -> Result<u32, SetupError> {
+        self.nets.attach(config)
+    }
+
+    /// Takes a network interface away: its driver is asked to let go of it, and has ten seconds for that. It is gone, and its number free,
+    /// some time after this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`NetError`]: there is none of this number, or the guest has ended.
+    pub fn detach_net(&self, index: u32) -> Result<(), NetError> {
+        self.nets.detach(index)
     }
 
     /// Sets or lifts the limit on the guest's signals ([`GuestConfig::max_event_rate`]), against a storm that goes on, say.
@@ -180,8 +202,7 @@ impl Machine {
             console: output.clone(),
         }));
 
-        let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
-            .map_err(SetupError::host("an event descriptor"))?;
+        let stop = services::event()?;
         let store = Shared::new(Server::new());
         let (store_ring, console_ring) =
             rings(&domain, &dom0, &store, &config, console.input, output)?;
@@ -193,7 +214,8 @@ impl Machine {
             guest_name: config.name.clone(),
         };
         let devices = devices::create(&platform, &config)?;
-        let disks: Vec<_> = devices.iter().filter_map(Device::served).collect();
+        let disks: Vec<_> = devices.iter().map(Device::served).collect();
+        let nets = Arc::new(Nets::new(platform, &stop, &config.nets)?);
         let vcpus = create_vcpus(&kvm, &vm, &domain, &entry)?;
         let timers: Subscriber = Box::new(TimerEvents::new(domain.clone()));
         let mut services = vec![
@@ -209,6 +231,11 @@ impl Machine {
                 Disks::new(Arc::new(client), disks).map_err(SetupError::host("xenstore"))?;
             services.push(("disks", vec![Box::new(disks)]));
         }
+        let client = store
+            .client(DomId::DOM0)
+            .map_err(SetupError::host("xenstore"))?;
+        let watch = NetWatch::new(nets.clone(), Arc::new(client))?;
+        services.push(("nets", vec![Box::new(watch)]));
         if let Some(path) = &config.xenstore_socket {
             let socket: Subscriber = Box::new(
                 StoreSocket::listen(&store, path)
@@ -221,6 +248,7 @@ impl Machine {
             vcpus,
             services,
             devices,
+            nets,
             stop,
             store,
             transport,
@@ -228,11 +256,17 @@ impl Machine {
         })
     }
 
+    /// Says in which language `attach` is said in xenstore (see the crate's README); without it nothing can be attached there.
+    pub fn read_nets_with(&self, read: Arc<ReadNet>) {
+        self.nets.read_with(read);
+    }
+
     /// A handle for other threads.
     #[must_use]
     pub fn control(&self) -> MachineControl {
         MachineControl {
             domain: self.domain.clone(),
+            nets: self.nets.clone(),
         }
     }
 
@@ -247,12 +281,13 @@ impl Machine {
             vcpus,
             services,
             devices,
+            nets,
             stop,
             store,
             transport,
             began,
         } = self;
-        let mut running = Running::new(stop);
+        let mut running = Running::new(stop, nets.clone());
         let started = running.start(&domain, services, devices, vcpus);
         let first_instruction = began.elapsed();
         if started.is_err() {
@@ -265,6 +300,7 @@ impl Machine {
         for device in devices {
             device.count(&mut stats);
         }
+        nets.count(&mut stats);
         domain.end_grants();
         forget(&store);
         started.map(|()| Outcome { end, stats })

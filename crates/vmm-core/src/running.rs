@@ -11,6 +11,7 @@ use crate::devices::{Device, EndedDevice, RunningDevice};
 use crate::domain::Domain;
 use crate::error::SetupError;
 use crate::kvm::vcpu;
+use crate::nets::Nets;
 use crate::services::{self, Service};
 
 /// A machine's threads: vCPUs, the host's services, devices. All but the vCPUs end when `stop` is readable.
@@ -19,15 +20,17 @@ pub(crate) struct Running {
     vcpus: Vec<JoinHandle<()>>,
     services: Vec<JoinHandle<()>>,
     devices: Vec<RunningDevice>,
+    nets: Arc<Nets>,
 }
 
 impl Running {
-    pub(crate) fn new(stop: EventFd) -> Self {
+    pub(crate) fn new(stop: EventFd, nets: Arc<Nets>) -> Self {
         Self {
             stop,
             vcpus: Vec::new(),
             services: Vec::new(),
             devices: Vec::new(),
+            nets,
         }
     }
 
@@ -47,6 +50,7 @@ impl Running {
         for device in devices {
             self.devices.push(device.start(&self.stop)?);
         }
+        self.nets.start()?;
         let numbered: Vec<_> = (0..).map(VcpuId).zip(vcpus).collect();
         for (id, fd) in numbered.into_iter().rev() {
             let domain = domain.clone();
@@ -70,6 +74,7 @@ impl Running {
         self.services
             .into_iter()
             .for_each(|thread| join("a service", thread));
+        self.nets.end();
         self.devices.into_iter().map(RunningDevice::join).collect()
     }
 }

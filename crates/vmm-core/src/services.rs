@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use cantle_abi::xen::VIRQ_TIMER;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::domain::Domain;
 use crate::error::SetupError;
@@ -19,6 +19,11 @@ pub(crate) type Subscriber = Box<dyn MutEventSubscriber + Send>;
 
 /// A thread to be: its name, and what it serves.
 pub(crate) type Service = (&'static str, Vec<Subscriber>);
+
+/// An event descriptor, which nothing has written to.
+pub(crate) fn event() -> Result<EventFd, SetupError> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(SetupError::host("an event descriptor"))
+}
 
 /// Starts a thread that serves `subscribers` until `stop` is readable.
 pub(crate) fn spawn(

@@ -38,8 +38,8 @@ fn kvm_a_guest_pings_its_host() {
     ip("addr add 192.168.77.1/24 dev probe0");
     ip("link set probe0 up");
     let nets = vec![NetConfig {
-        tap: "probe0".into(),
         mac: Some([0x00, 0x16, 0x3e, 1, 2, 3]),
+        ..NetConfig::tap("probe0")
     }];
     let config = GuestConfig {
         nets,

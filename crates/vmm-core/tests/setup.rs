@@ -155,10 +155,7 @@ fn kvm_a_tap_that_cannot_be_is_refused() {
     if !have_kvm() {
         return;
     }
-    let nets = vec![NetConfig {
-        tap: "a name that is too long for it".into(),
-        mac: None,
-    }];
+    let nets = vec![NetConfig::tap("a name that is too long for it")];
     assert!(matches!(
         refusal(GuestConfig { nets, ..guest("") }),
         SetupError::Net { .. }

@@ -1,16 +1,16 @@
 //! The command line.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use cantle_vmm_core::disk::{BackendOptions, OnError};
-use cantle_vmm_core::{
-    DiskConfig, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, NetConfig, TransportChoice,
-};
+use cantle_vmm_core::net::SwitchConfig;
+use cantle_vmm_core::{DiskConfig, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, TransportChoice};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{self, Action, Guest, disk, spec};
+use crate::config::{self, Action, Guest, disk, net, spec, switch};
 
 /// Runs Xen guests on plain Linux/KVM.
 #[derive(Debug, Parser)]
@@ -22,7 +22,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Runs a guest in the foreground, with the terminal as its console.
+    /// Runs guests in the foreground, the first with the terminal as its console.
     Run(Box<RunArgs>),
     /// Whether this machine's /dev/kvm can run a stock kernel: exit code 0 if so, 1 if not.
     #[command(hide = true)]
@@ -30,36 +30,43 @@ pub(crate) enum Command {
 }
 
 const RUN_HELP: &str = "\
-Ctrl-] leaves: it destroys the guest. SIGTERM, SIGINT and SIGHUP destroy it too.
+Ctrl-] leaves: it destroys the guests. SIGTERM, SIGINT and SIGHUP destroy them too.
+
+Several files are several guests of one process, which reach each other by switches of the same name. The first has the terminal; what
+the others print on their consoles is shown with their names before it, or goes to a file (console = \"FILE\" in the guest's own).
+
+An interface may come and go while a guest runs: see \"Networks\" in the README.
 
 Examples:
   cantle run --kernel /boot/vmlinuz --initrd initrd.img --cmdline 'console=hvc0 root=/dev/xvda' \\
       --memory 512M --vcpus 2 --disk path=root.img --disk path=data.img,ro --net tap=tap0
   cantle run guest.cfg --stats json
+  cantle run web.cfg db.cfg --switch lan,uplink=tap:tap0
 
 Exit codes:
-  0      the guest powered off, or Ctrl-] was pressed
-  2      it could not be set up, or the usage is wrong
-  3      it crashed
-  4      it rebooted, and is not to be started again
-  5      it suspended itself
-  128+n  signal n ended it
+  0      every guest powered off, or Ctrl-] was pressed
+  2      one could not be set up, or the usage is wrong
+  3      one crashed
+  4      one rebooted, and is not to be started again
+  5      one suspended itself
+  128+n  signal n ended them
+  Of several the worst counts: 128+n, then 3, 2, 4 and 5.
 
 CANTLE_LOG=debug in the environment shows what the host does (error, warn, info, debug, trace).";
 
-/// Runs a guest, from options or from a file.
+/// Runs a guest from options, or one or several from files.
 #[derive(Debug, Args)]
-#[command(after_help = format!("{}\n\n{RUN_HELP}", disk::HELP), group(ArgGroup::new("guest").required(true).args(["file", "kernel"])))]
+#[command(after_help = format!("{}\n\n{}\n\n{}\n\n{RUN_HELP}", disk::HELP, net::HELP, switch::HELP), group(ArgGroup::new("guest").required(true).args(["files", "kernel"])))]
 pub(crate) struct RunArgs {
-    /// The guest in xl.cfg's syntax, instead of the options that describe one.
+    /// Guests in xl.cfg's syntax, one to a file, instead of the options that describe one.
     #[arg(
         value_name = "GUEST.CFG",
         conflicts_with_all = [
             "initrd", "cmdline", "memory", "vcpus", "max_event_channels", "max_event_rate", "disk", "net", "name", "max_grant_version",
-            "max_grant_frames", "max_maptrack_frames"
+            "max_grant_frames", "max_maptrack_frames", "console", "pcap"
         ]
     )]
-    file: Option<PathBuf>,
+    files: Vec<PathBuf>,
 
     /// The kernel: an ELF vmlinux or a bzImage, with a PVH entry.
     #[arg(long, value_name = "FILE")]
@@ -98,9 +105,21 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "report|stop|enospc", value_parser = disk::on_error)]
     on_error: Option<OnError>,
 
-    /// A network interface on a tap device; may be given several times.
-    #[arg(long, value_name = "tap=NAME[,mac=ADDRESS]", value_parser = spec::net_option)]
-    net: Vec<NetConfig>,
+    /// A network interface; may be given several times. See below.
+    #[arg(long, value_name = "LINK[,mac=ADDRESS][,…]", value_parser = net::option)]
+    net: Vec<net::Net>,
+
+    /// A switch that guests of this process share; may be given several times. See below.
+    #[arg(long, value_name = "NAME[,…]", value_parser = switch::option)]
+    switch: Vec<SwitchConfig>,
+
+    /// Keeps all packets of the first interface, or of the Nth (from 0), in a file for tcpdump and Wireshark; may be given several times.
+    #[arg(long, value_name = "[N=]FILE", value_parser = net::pcap)]
+    pcap: Vec<(usize, PathBuf)>,
+
+    /// A file for what the guest prints on its console, instead of the terminal; the guest has no input then.
+    #[arg(long, value_name = "FILE")]
+    console: Option<PathBuf>,
 
     /// The highest version of grant tables that the guest may choose, 1 or 2.
     #[arg(
@@ -137,7 +156,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, default_value_t = Transport::Auto)]
     transport: Transport,
 
-    /// A Unix socket to make for the host's own programs, at which they find the guest's xenstore (cantle-xs, xenstore-ls).
+    /// A Unix socket to make for the host's own programs, at which they find the guest's xenstore (cantle-xs, xenstore-ls). Of several
+    /// guests, each has its own: xenstore_socket = "PATH" in its file.
     #[arg(long, value_name = "PATH")]
     xenstore_socket: Option<PathBuf>,
 
@@ -178,13 +198,44 @@ impl From<Transport> for TransportChoice {
 }
 
 impl RunArgs {
-    /// The guest that is asked for, from the file or from the options.
-    pub(crate) fn guest(&self) -> Result<Guest> {
-        let mut guest = match (&self.file, &self.kernel) {
-            (Some(file), _) => config::read(file)?,
-            (None, Some(kernel)) => self.described_by_options(kernel.clone()),
-            (None, None) => anyhow::bail!("neither --kernel nor a file"),
+    /// The guests that are asked for, from their files or from the options.
+    pub(crate) fn guests(&self) -> Result<Vec<Guest>> {
+        let mut guests = match &self.kernel {
+            Some(kernel) => vec![self.described_by_options(kernel.clone())?],
+            None => self
+                .files
+                .iter()
+                .map(|file| config::read(file))
+                .collect::<Result<_>>()?,
         };
+        let several = guests.len() > 1;
+        let mut names = BTreeSet::new();
+        for guest in &mut guests {
+            if !names.insert(guest.config.name.clone()) {
+                bail!(
+                    "two guests are called {}: each needs a name of its own",
+                    guest.config.name
+                );
+            }
+            self.apply(guest);
+            if self.xenstore_socket.is_some() {
+                if several {
+                    bail!(
+                        "--xenstore-socket is for one guest: several have xenstore_socket = \"PATH\" in their files"
+                    );
+                }
+                guest.config.xenstore_socket = self.xenstore_socket.clone();
+            }
+        }
+        match guests.first_mut() {
+            Some(first) => first.switches.extend(self.switch.iter().cloned()),
+            None => bail!("neither --kernel nor a file"),
+        }
+        Ok(guests)
+    }
+
+    /// What is said for all guests.
+    fn apply(&self, guest: &mut Guest) {
         if let Some(on_error) = self.on_error {
             let usual = BackendOptions::default().on_error;
             let disks = guest.config.disks.iter_mut();
@@ -193,12 +244,29 @@ impl RunArgs {
                 .for_each(|disk| disk.options.on_error = on_error);
         }
         guest.config.transport = self.transport.into();
-        guest.config.xenstore_socket = self.xenstore_socket.clone();
-        Ok(guest)
     }
 
-    fn described_by_options(&self, kernel: PathBuf) -> Guest {
-        Guest {
+    fn described_by_options(&self, kernel: PathBuf) -> Result<Guest> {
+        let mut nets = self.net.clone();
+        for (index, file) in &self.pcap {
+            let Some(net) = nets.get_mut(*index) else {
+                bail!(
+                    "--pcap {index}={}: there are {} interfaces, from 0",
+                    file.display(),
+                    nets.len()
+                );
+            };
+            if net.config.capture.replace(file.clone()).is_some() {
+                bail!(
+                    "--pcap {index}={}: this interface has a file already",
+                    file.display()
+                );
+            }
+        }
+        Ok(Guest {
+            nets,
+            switches: Vec::new(),
+            console: self.console.clone(),
             config: GuestConfig {
                 name: self.name.clone(),
                 kernel,
@@ -209,7 +277,7 @@ impl RunArgs {
                 max_event_channels: self.max_event_channels,
                 max_event_rate: self.max_event_rate,
                 disks: self.disk.clone(),
-                nets: self.net.clone(),
+                nets: Vec::new(),
                 grants: GrantConfig {
                     max_grant_version: self.max_grant_version,
                     max_grant_frames: self.max_grant_frames,
@@ -221,7 +289,7 @@ impl RunArgs {
             on_poweroff: Action::Destroy,
             on_reboot: Action::Destroy,
             on_crash: Action::Destroy,
-        }
+        })
     }
 }
 
@@ -229,6 +297,7 @@ impl RunArgs {
 mod tests {
     use std::path::Path;
 
+    use cantle_vmm_core::NetLink;
     use clap::CommandFactory;
 
     use super::*;
@@ -239,7 +308,11 @@ mod tests {
         let Command::Run(run) = cli.command else {
             return Err("not run".into());
         };
-        run.guest().map_err(|e| format!("{e:#}"))
+        let mut guests = run.guests().map_err(|e| format!("{e:#}"))?;
+        match guests.len() {
+            1 => Ok(guests.remove(0)),
+            n => Err(format!("{n} guests")),
+        }
     }
 
     #[test]
@@ -268,6 +341,8 @@ mod tests {
             "path=b,ro,vdev=xvdc",
             "--net",
             "tap=t0,mac=00:16:3e:01:02:03",
+            "--pcap",
+            "0=p",
             "--transport",
             "page",
             "--max-grant-version",
@@ -277,8 +352,9 @@ mod tests {
             "--max-maptrack-frames",
             "0",
         ])
-        .unwrap()
-        .config;
+        .unwrap();
+        let nets = guest.nets;
+        let guest = guest.config;
         assert_eq!(
             (guest.memory, guest.vcpus, guest.cmdline.as_str()),
             (1 << 30, 2, "console=hvc0")
@@ -305,10 +381,71 @@ mod tests {
             disks,
             [(Some("a"), false, None), (Some("b"), true, Some("xvdc"))]
         );
+        let net = &nets[0].config;
+        assert!(matches!(&net.link, NetLink::Tap { name: Some(name), .. } if name == "t0"));
+        assert_eq!(net.mac, Some([0, 0x16, 0x3e, 1, 2, 3]));
+        assert_eq!(net.capture.as_deref(), Some(Path::new("p")));
+    }
+
+    #[test]
+    fn a_capture_is_of_an_interface_that_there_is() {
+        let with = |pcap: &[&str]| {
+            guest(
+                &[
+                    &["--kernel", "k", "--net", "none", "--net", "none,pcap=a"],
+                    pcap,
+                ]
+                .concat(),
+            )
+        };
+        let captures = |guest: Guest| guest.nets.into_iter().map(|net| net.config.capture);
+        let guest = with(&["--pcap", "f"]).unwrap();
         assert_eq!(
-            (guest.nets[0].tap.as_str(), guest.nets[0].mac),
-            ("t0", Some([0, 0x16, 0x3e, 1, 2, 3]))
+            captures(guest).collect::<Vec<_>>(),
+            [Some("f".into()), Some("a".into())]
         );
+        for (pcap, word) in [("2=f", "2 interfaces"), ("1=f", "a file already")] {
+            let error = with(&["--pcap", pcap]).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn several_guests_have_names_and_sockets_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let one = file("1", "name='a'\nkernel='k'\nswitch=['lan']");
+        let two = file("2", "name='b'\nkernel='k'");
+        let same = file("3", "name='a'\nkernel='k'");
+        let guests = |args: &[&str]| {
+            let cli = Cli::try_parse_from([&["cantle", "run"], args].concat()).unwrap();
+            let Command::Run(run) = cli.command else {
+                panic!("not run");
+            };
+            run.guests().map_err(|error| error.to_string())
+        };
+        let both = guests(&[&one, &two, "--switch", "wan", "--transport", "page"]).unwrap();
+        let names: Vec<_> = both
+            .iter()
+            .map(|guest| guest.config.name.as_str())
+            .collect();
+        assert_eq!(names, ["a", "b"]);
+        let switches: Vec<_> = both[0].switches.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(switches, ["lan", "wan"]);
+        assert_eq!(both[1].config.transport, TransportChoice::Page);
+        assert!(
+            guests(&[&one, &same])
+                .unwrap_err()
+                .contains("a name of its own")
+        );
+        let error = guests(&[&one, &two, "--xenstore-socket", "s"]).unwrap_err();
+        assert!(error.contains("xenstore_socket ="), "{error}");
+        let alone = guests(&[&one, "--xenstore-socket", "s"]).unwrap();
+        assert!(alone[0].config.xenstore_socket.is_some());
     }
 
     #[test]
@@ -337,6 +474,9 @@ mod tests {
             ["--max-grant-version", "2"],
             ["--max-grant-frames", "64"],
             ["--max-maptrack-frames", "1"],
+            ["--net", "none"],
+            ["--pcap", "f"],
+            ["--console", "f"],
         ] {
             let error = guest(&["guest.cfg", option[0], option[1]]).unwrap_err();
             assert!(error.contains("cannot be used with"), "{error}");

@@ -4,7 +4,9 @@
 //! setting that was read and dropped.
 
 pub(crate) mod disk;
+pub(crate) mod net;
 pub(crate) mod spec;
+pub(crate) mod switch;
 mod syntax;
 
 use std::collections::BTreeMap;
@@ -13,9 +15,8 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use cantle_vmm_core::{
-    DiskConfig, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, NetConfig, TransportChoice,
-};
+use cantle_vmm_core::net::SwitchConfig;
+use cantle_vmm_core::{DiskConfig, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, TransportChoice};
 
 use syntax::{Atom, Setting, SyntaxError, Value};
 
@@ -31,7 +32,13 @@ pub(crate) enum Action {
 /// A guest and what follows its end.
 #[derive(Clone, Debug)]
 pub(crate) struct Guest {
+    /// All but its interfaces.
     pub(crate) config: GuestConfig,
+    pub(crate) nets: Vec<net::Net>,
+    /// Switches that are described with it.
+    pub(crate) switches: Vec<SwitchConfig>,
+    /// A file for what it prints on its console.
+    pub(crate) console: Option<PathBuf>,
     pub(crate) on_poweroff: Action,
     pub(crate) on_reboot: Action,
     pub(crate) on_crash: Action,
@@ -103,6 +110,9 @@ fn guest(keys: &mut Keys) -> Result<Guest, SyntaxError> {
         on_poweroff: action(keys, "on_poweroff", Action::Destroy)?,
         on_reboot: action(keys, "on_reboot", Action::Restart)?,
         on_crash: action(keys, "on_crash", Action::Destroy)?,
+        nets: keys.list("vif", net::xl)?,
+        switches: keys.list("switch", switch::option)?,
+        console: keys.text("console", spec::path)?,
         config: GuestConfig {
             name: keys.required_text("name", spec::name)?,
             kernel: keys.required_text("kernel", spec::path)?,
@@ -113,10 +123,10 @@ fn guest(keys: &mut Keys) -> Result<Guest, SyntaxError> {
             max_event_channels,
             max_event_rate,
             disks: keys.list::<DiskConfig>("disk", disk::xl)?,
-            nets: keys.list::<NetConfig>("vif", spec::xl_vif)?,
+            nets: Vec::new(),
             grants: grants(keys)?,
             transport: TransportChoice::Auto,
-            xenstore_socket: None,
+            xenstore_socket: keys.text("xenstore_socket", spec::path)?,
         },
     })
 }

@@ -1,13 +1,15 @@
 //! `cantle` runs an unmodified Xen guest on plain Linux/KVM, in `xl`'s habits.
 //!
-//! `cantle run` takes the guest from its options or from a file in `xl.cfg`'s syntax, gives it the terminal as its
-//! console, and says at the end how it ended. Everything else is in the library crates; what is here is the
+//! `cantle run` takes a guest from its options, or one or several from files in `xl.cfg`'s syntax, gives the first the terminal as
+//! its console, and says at the end how they ended. Everything else is in the library crates; what is here is the
 //! command line ([`cli`]), the file ([`config`]), the terminal and the signals.
 
 mod cli;
 mod config;
+mod output;
 mod run;
 mod supervisor;
+mod switches;
 mod terminal;
 
 use std::io;
@@ -29,7 +31,9 @@ fn main() -> ExitCode {
         .compact()
         .init();
     let done = match Cli::parse().command {
-        Command::Run(args) => args.guest().and_then(|guest| run::run(&guest, args.stats)),
+        Command::Run(args) => args
+            .guests()
+            .and_then(|guests| run::run(guests, args.stats)),
         Command::ProbeKvm => cantle_vmm_core::kvm_runs_stock_kernels()
             .map(|runs| u8::from(!runs))
             .map_err(anyhow::Error::from),

@@ -1,9 +1,9 @@
 //! What ends a guest from outside: signals and Ctrl-].
 
+use std::collections::BTreeMap;
 use std::io;
 use std::process;
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cantle_vmm_core::MachineControl;
@@ -39,31 +39,31 @@ impl Reason {
     }
 }
 
-/// Ends whatever machine runs when it is asked to.
+/// Ends whatever machines run when it is asked to.
 #[derive(Clone)]
 pub(crate) struct Supervisor(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
-    asked: Sender<()>,
+    /// There is a reason to end.
+    asked: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     reason: Option<Reason>,
-    machine: Option<MachineControl>,
+    /// By their guests' places.
+    machines: BTreeMap<usize, MachineControl>,
     /// Gives the terminal back.
     restore: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Supervisor {
-    /// From here on, signals that would end this process end its guest instead. The receiver gets a message when there is
-    /// a reason to end.
-    pub(crate) fn new() -> io::Result<(Self, Receiver<()>)> {
-        let (asked, receiver) = mpsc::channel();
+    /// From here on, signals that would end this process end its guests instead.
+    pub(crate) fn new() -> io::Result<Self> {
         let supervisor = Self(Arc::new(Shared {
             state: Mutex::default(),
-            asked,
+            asked: Condvar::new(),
         }));
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT])?;
         let of_thread = supervisor.clone();
@@ -74,7 +74,7 @@ impl Supervisor {
                     of_thread.end(Reason::Signal(signal));
                 }
             })?;
-        Ok((supervisor, receiver))
+        Ok(supervisor)
     }
 
     /// Names how the terminal is given back, should the process have to end at once.
@@ -82,7 +82,7 @@ impl Supervisor {
         self.lock().restore = Some(Box::new(restore));
     }
 
-    /// Destroys the machine. Who asks a second time does not want to wait any more: the process ends.
+    /// Destroys the machines. Who asks a second time does not want to wait any more: the process ends.
     pub(crate) fn end(&self, reason: Reason) {
         let mut state = self.lock();
         if state.reason.is_some() {
@@ -92,28 +92,35 @@ impl Supervisor {
             process::exit(reason.exit_code().into());
         }
         state.reason = Some(reason);
-        if let Some(machine) = &state.machine {
-            machine.destroy();
-        }
-        // Nobody listens while a machine runs.
-        let _ = self.0.asked.send(());
+        state.machines.values().for_each(MachineControl::destroy);
+        self.0.asked.notify_all();
     }
 
-    /// The machine that is to be ended from now on; at once, if the wish came before it.
-    pub(crate) fn watch(&self, machine: MachineControl) {
+    /// A guest's machine that is to be ended from now on; at once, if the wish came before it.
+    pub(crate) fn watch(&self, guest: usize, machine: MachineControl) {
         let mut state = self.lock();
         if state.reason.is_some() {
             machine.destroy();
         }
-        state.machine = Some(machine);
+        state.machines.insert(guest, machine);
     }
 
-    /// The machine has ended: there is none to end any more, nor to keep in memory.
-    pub(crate) fn forget(&self) {
-        self.lock().machine = None;
+    /// The guest's machine has ended: there is none to end any more, nor to keep in memory.
+    pub(crate) fn forget(&self, guest: usize) {
+        self.lock().machines.remove(&guest);
     }
 
-    /// Why the guest was to end, if it was.
+    /// Waits for `time`, or until there is a reason to end.
+    pub(crate) fn wait(&self, time: Duration) {
+        let nobody_asks = |state: &mut State| state.reason.is_none();
+        // What it returns is of no interest: who waits looks for a reason.
+        let _ = self
+            .0
+            .asked
+            .wait_timeout_while(self.lock(), time, nobody_asks);
+    }
+
+    /// Why the guests were to end, if they were.
     pub(crate) fn reason(&self) -> Option<Reason> {
         self.lock().reason
     }
@@ -121,9 +128,4 @@ impl Supervisor {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Waits for `time`, or until there is a reason to end.
-pub(crate) fn wait(asked: &Receiver<()>, time: Duration) {
-    let _ = asked.recv_timeout(time);
 }

@@ -1,7 +1,5 @@
 //! A disk that goes on in another image while it is used: a mirror, or an overlay from now on.
 
-use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,43 +9,12 @@ use cantle_image::{Disk, Format, FormatDisk};
 use cantle_layers::{Mirror, MirrorOptions};
 use cantle_xenstore::prelude::*;
 use cantle_xenstore::{Client, TxId};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
 
 use super::Watched;
 use crate::devices::chain;
 
-/// How often it is looked how far a mirror is.
-const TICK: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 250_000_000,
-};
 /// How long a disk's thread may take to hear of something: as long as a slow medium takes for what is in flight.
 const PATIENCE: Duration = Duration::from_secs(10);
-const NEVER: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 0,
-};
-
-/// A timer that is not set.
-pub(super) fn ticks() -> io::Result<OwnedFd> {
-    let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-    Ok(timerfd_create(TimerfdClockId::Monotonic, flags)?)
-}
-
-/// Sets the timer, or not.
-pub(super) fn set_ticks(ticks: &OwnedFd, on: bool) -> io::Result<()> {
-    let time = if on { TICK } else { NEVER };
-    let spec = Itimerspec {
-        it_interval: time,
-        it_value: time,
-    };
-    timerfd_settime(ticks, TimerfdTimerFlags::empty(), &spec)?;
-    Ok(())
-}
-
 /// A mirror under way. Dropping it gives the copy up.
 pub(super) struct Motion {
     mirror: Mirror,

@@ -1,11 +1,10 @@
-//! The small languages inside of values: interfaces, sizes, names. Those of disks are in [`disk`](super::disk).
+//! The small languages inside of values: addresses, sizes, names. Those of disks are in [`disk`](super::disk), of networks in
+//! [`net`](super::net) and [`switch`](super::switch).
 //!
 //! Each takes a text and says in words what is wrong with it; both the command line and the file use them.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-
-use cantle_vmm_core::NetConfig;
 
 use super::Action;
 
@@ -84,56 +83,6 @@ pub(super) fn action(text: &str) -> Result<Action, String> {
     }
 }
 
-/// `tap=NAME[,mac=ADDRESS]`.
-pub(crate) fn net_option(text: &str) -> Result<NetConfig, String> {
-    let mut net = Net::default();
-    for part in text.split(',') {
-        match part.split_once('=') {
-            Some(("tap", value)) => set(&mut net.tap, "tap", interface(value)?)?,
-            Some(("mac", value)) => set(&mut net.mac, "mac", mac(value)?)?,
-            _ => return Err(format!("unknown part {part:?}: tap=NAME or mac=ADDRESS")),
-        }
-    }
-    net.finish("tap=NAME")
-}
-
-/// A network interface as `xl-network-configuration` has it, as far as it can be honoured.
-pub(super) fn xl_vif(text: &str) -> Result<NetConfig, String> {
-    let mut net = Net::default();
-    for part in text.split(',').map(str::trim) {
-        match part.split_once('=') {
-            Some(("vifname", value)) => set(&mut net.tap, "vifname", interface(value)?)?,
-            Some(("mac", value)) => set(&mut net.mac, "mac", mac(value)?)?,
-            Some(("type", "vif")) => {}
-            Some(("bridge", _)) => {
-                return Err("bridge is not supported: make the tap, put it into the bridge, and name it by vifname".to_owned());
-            }
-            _ => {
-                return Err(format!(
-                    "unknown part {part:?}: vifname=TAP, mac=ADDRESS or type=vif"
-                ));
-            }
-        }
-    }
-    net.finish("vifname=TAP")
-}
-
-/// An interface that is being read.
-#[derive(Default)]
-struct Net {
-    tap: Option<String>,
-    mac: Option<[u8; 6]>,
-}
-
-impl Net {
-    fn finish(self, tap: &str) -> Result<NetConfig, String> {
-        Ok(NetConfig {
-            tap: self.tap.ok_or_else(|| format!("{tap} is missing"))?,
-            mac: self.mac,
-        })
-    }
-}
-
 pub(super) fn set<T>(place: &mut Option<T>, what: &str, value: T) -> Result<(), String> {
     match place.replace(value) {
         None => Ok(()),
@@ -141,7 +90,8 @@ pub(super) fn set<T>(place: &mut Option<T>, what: &str, value: T) -> Result<(), 
     }
 }
 
-fn interface(text: &str) -> Result<String, String> {
+/// A name of a network interface of the host.
+pub(super) fn interface(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_graphic() && c != '/' && c != ':';
     if text.is_empty() || text.len() > MAX_INTERFACE_NAME || !text.chars().all(fits) {
         return Err(format!("{text:?} is no name of a network interface"));
@@ -150,7 +100,7 @@ fn interface(text: &str) -> Result<String, String> {
 }
 
 /// A hardware address of one station.
-fn mac(text: &str) -> Result<[u8; 6], String> {
+pub(super) fn mac(text: &str) -> Result<[u8; 6], String> {
     let bad = || format!("{text:?} is no hardware address of a station");
     let mut bytes = [0; 6];
     let mut parts = text.split(':');
@@ -178,37 +128,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn interfaces() {
-        let net = xl_vif("mac=00:16:3E:ff:00:01, vifname=tap0, type=vif").unwrap();
-        assert_eq!(
-            (net.tap.as_str(), net.mac),
-            ("tap0", Some([0, 0x16, 0x3e, 0xff, 0, 1]))
-        );
-        assert_eq!(net_option("tap=t").unwrap().mac, None);
-        assert!(
-            xl_vif("bridge=br0,vifname=tap0")
-                .unwrap_err()
-                .contains("bridge")
-        );
-        assert!(
-            xl_vif("mac=00:16:3e:00:00:01")
-                .unwrap_err()
-                .contains("vifname")
-        );
-        assert!(xl_vif("vifname=tap0,model=e1000").is_err());
-        for bad in [
-            "",
-            "tap=",
-            "tap=a/b",
-            "tap=sixteen_letters_",
-            "mac=00:16:3e:00:00:01",
-            "tap=a,tap=b",
-        ] {
-            assert!(net_option(bad).is_err(), "{bad:?}");
-        }
-    }
 
     #[test]
     fn hardware_addresses() {
@@ -241,7 +160,7 @@ mod tests {
         #[test]
         fn any_text_never_panics(text in any::<String>(), near in "[a-z=,:/ 0]{0,30}") {
             for text in [text, near] {
-                let _ = (xl_vif(&text), net_option(&text), memory(&text), name(&text));
+                let _ = (mac(&text), interface(&text), memory(&text), name(&text));
             }
         }
     }

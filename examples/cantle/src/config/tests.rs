@@ -1,3 +1,5 @@
+use cantle_vmm_core::NetLink;
+
 use super::*;
 
 const GOOD: &str = "
@@ -38,7 +40,10 @@ fn a_guest_from_a_file() {
         .map(|d| (d.vdev.as_deref(), d.disk.read_only))
         .collect();
     assert_eq!(disks, [(Some("xvda"), false), (Some("xvdb"), true)]);
-    assert_eq!(config.nets[0].tap, "tap0");
+    let [net] = guest.nets.as_slice() else {
+        panic!("{:?}", guest.nets);
+    };
+    assert!(matches!(&net.config.link, NetLink::Tap { name: Some(name), .. } if name == "tap0"));
     assert_eq!(guest.on_poweroff, Action::Destroy);
     assert_eq!(guest.on_reboot, Action::Restart, "xl's default");
     assert_eq!(guest.on_crash, Action::Restart);
@@ -84,6 +89,9 @@ fn what_is_missing_or_wrong_names_its_line() {
     assert_eq!(after("disk='/a,raw,xvda,rw'").0, 3);
     assert_eq!(after("disk=[\n'/a,raw,xvda,rw',\n'/b,vhdx,xvdb,rw']").0, 5);
     assert_eq!(after("vif=[1]").0, 3);
+    assert_eq!(after("vif=[\n'vifname=t',\n'vifname=u,vlan=1']").0, 5);
+    assert_eq!(after("switch=['lan,aging=0']").0, 3);
+    assert_eq!(after("switch='lan'").0, 3);
     assert_eq!(after("cmdline='x'\nextra='y'").0, 4);
     assert_eq!(after("maxmem=1024").0, 3);
     assert_eq!(after("ramdisk=1").0, 3);
@@ -101,6 +109,28 @@ fn numbers_may_be_in_quotes_and_limits_may_be_said_twice() {
     let guest = parse("name='a'\nkernel='k'\nmax_event_rate=20000").unwrap();
     assert_eq!(guest.config.max_event_rate.map(|n| n.get()), Some(20_000));
     assert!(parse("name='a'\nkernel='k'\nmax_event_rate=0").is_err());
+}
+
+#[test]
+fn what_guests_of_one_process_have_in_files_of_their_own() {
+    let guest = parse(
+        "name='a'\nkernel='k'\nvif=['switch=lan,vlan=3']\nswitch=['lan,aging=20']\nconsole='/tmp/a.log'\nxenstore_socket='/tmp/a.sock'",
+    )
+    .unwrap();
+    let at = guest.nets[0].switch.as_ref().unwrap();
+    assert_eq!(at.name, "lan");
+    assert_eq!(
+        (
+            guest.switches[0].name.as_str(),
+            guest.switches[0].age.as_secs()
+        ),
+        ("lan", 20)
+    );
+    assert_eq!(guest.console.as_deref(), Some(Path::new("/tmp/a.log")));
+    assert_eq!(
+        guest.config.xenstore_socket.as_deref(),
+        Some(Path::new("/tmp/a.sock"))
+    );
 }
 
 #[test]

@@ -1,0 +1,126 @@
+//! What an interface is connected to, opened.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cantle_netport::{InterfaceError, NetDevice, NullPort, TapDevice};
+use cantle_switch::SwitchPort;
+
+use super::config::{NetConfig, NetIdentity, NetLink};
+use super::switches::{self, Uplink};
+use crate::devices::chain;
+
+/// The longest name of a network interface of the host, in bytes.
+const INTERFACE_NAME_MAX: usize = 15;
+
+/// An interface's far side.
+pub(super) struct Opened {
+    device: Arc<dyn NetDevice>,
+    name: String,
+    port: Option<SwitchPort>,
+}
+
+impl Opened {
+    pub(super) fn device(&self) -> Arc<dyn NetDevice> {
+        self.device.clone()
+    }
+
+    /// What the host calls it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The largest packet that it carries, where it says so.
+    pub(super) fn mtu(&self) -> Option<u16> {
+        self.device.mtu()
+    }
+
+    /// What it counts itself.
+    pub(super) fn counters(&self) -> BTreeMap<String, u64> {
+        match &self.port {
+            Some(port) => switches::counters(&port.counters()),
+            None => BTreeMap::new(),
+        }
+    }
+}
+
+/// Opens what the interface is to be connected to.
+pub(super) fn open(config: &NetConfig, whose: &NetIdentity) -> Result<Opened, String> {
+    let mut port = None;
+    let (name, device): (_, Arc<dyn NetDevice>) = match &config.link {
+        NetLink::Tap { name, bridge } => {
+            let name = name.clone().unwrap_or_else(|| tap_name(whose));
+            let tap = open_tap(&name, bridge.as_deref(), config.options.mtu)?;
+            (name, Arc::new(tap))
+        }
+        NetLink::Switch {
+            switch,
+            port: options,
+            filter,
+        } => {
+            let added = switch.add_port(options, *filter, whose)?;
+            port = Some(added.clone());
+            (switch.name().to_owned(), Arc::new(added))
+        }
+        NetLink::Device { name, open } => (name.clone(), open(whose)?),
+        NetLink::Nowhere => ("nowhere".to_owned(), Arc::new(NullPort)),
+        link => return Err(format!("{link}: not supported yet")),
+    };
+    Ok(Opened { device, name, port })
+}
+
+/// Opens what a switch leads to.
+pub(super) fn host(uplink: &Uplink) -> Result<Arc<dyn NetDevice>, String> {
+    match uplink {
+        Uplink::Tap(name) => Ok(Arc::new(open_tap(name, None, None)?)),
+        Uplink::Packet(name) => Err(format!("{name}: not supported yet")),
+    }
+}
+
+/// A tap that is up, in the bridge that it is to be in, and takes packets of the size that the guest is told.
+fn open_tap(name: &str, bridge: Option<&str>, mtu: Option<u16>) -> Result<TapDevice, String> {
+    let tap = TapDevice::create(name).map_err(|e| chain(&e))?;
+    let interface = tap.interface();
+    let set_up = || {
+        if let Some(mtu) = mtu.map(u32::from)
+            && interface.mtu()? != mtu
+        {
+            interface.set_mtu(mtu)?;
+        }
+        if let Some(bridge) = bridge {
+            interface.join_bridge(bridge)?;
+            interface.bring_up()?;
+        }
+        Ok(())
+    };
+    set_up().map_err(|e: InterfaceError| chain(&e))?;
+    Ok(tap)
+}
+
+/// A tap's name by its guest: the same as long as the guest's name is, and another for each guest of this process.
+fn tap_name(whose: &NetIdentity) -> String {
+    let name = format!("{}.{}", whose.guest, whose.index);
+    if name.len() <= INTERFACE_NAME_MAX && name.is_ascii() {
+        return name;
+    }
+    let [a, b, c, d, ..] = crate::devices::name_hash(&whose.guest).to_le_bytes();
+    format!("vif{a:02x}{b:02x}{c:02x}{d:02x}.{}", whose.index)
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tap_is_called_by_its_guest() {
+        let whose = |guest: &str, index| NetIdentity {
+            guest: guest.to_owned(),
+            index,
+            mac: [0; 6],
+            ip: Vec::new(),
+        };
+        assert_eq!(tap_name(&whose("web", 0)), "web.0");
+        let long = tap_name(&whose("a-guest-with-a-long-name", 127));
+        assert!(long.len() <= INTERFACE_NAME_MAX, "{long}");
+        assert_ne!(long, tap_name(&whose("a-guest-with-a-long-nam2", 127)));
+    }
+}
