@@ -28,5 +28,5 @@ pub use offload::{Checksum, Gso, GsoKind, Offload, Offloads};
 pub use parts::{Part, PartMut};
 pub use port::{
     Frame, FrameSink, Interface, InterfaceError, NetDevice, NetPort, NullPort, PacketDevice,
-    PacketError, PacketPort, Received, Tap, TapDevice, TapError,
+    PacketError, PacketPort, Received, StreamPort, Tap, TapDevice, TapError,
 };

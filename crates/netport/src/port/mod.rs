@@ -6,6 +6,7 @@ mod packet;
 mod pieces;
 #[cfg(feature = "test-utils")]
 mod recorder;
+mod stream;
 mod tap;
 mod vectored;
 
@@ -18,6 +19,7 @@ pub use null::NullPort;
 pub use packet::{PacketDevice, PacketError, PacketPort};
 #[cfg(feature = "test-utils")]
 pub use recorder::{Recorded, Recorder, RecorderHandle};
+pub use stream::StreamPort;
 pub use tap::{Tap, TapDevice, TapError};
 
 use crate::{Offload, Offloads, Part, PartMut};
