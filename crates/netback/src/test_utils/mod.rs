@@ -3,6 +3,7 @@
 //! Tests, benchmarks and fuzz targets all use these. They stand on the test utilities of the crates below, and panic where
 //! something goes wrong that has nothing to do with what is tested.
 
+mod device;
 mod front;
 mod load;
 
@@ -19,15 +20,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 pub use cantle_netport::test_utils::{Shape, checksum_of, in_netns, ip, transport_sum};
-pub use front::{FrontOptions, Incoming, NetFront, Outgoing};
+pub use device::TestDevice;
+pub use front::{FrontControl, FrontOptions, FrontQueue, Incoming, NetFront, Outgoing};
 pub use load::Load;
 
-use crate::{Backend, BackendError, Progress, Stats};
-use cantle_netport::NetPort;
+use crate::{Backend, BackendError, BackendOptions, Progress, Stats};
+use cantle_netport::{NetDevice, NetPort};
 
 /// The guest's number.
 pub const GUEST: DomId = DomId(1);
-/// The guest's memory: rings, and buffers for both.
+/// The guest's memory: rings, and buffers for both, of one queue with some to spare.
 const GUEST_PAGES: usize = 1024;
 
 /// A host with one guest, which has one network interface: what a toolstack and a VMM would make.
@@ -55,6 +57,16 @@ impl World {
     /// Where the process may open no more files.
     #[must_use]
     pub fn new() -> Self {
+        Self::with_pages(GUEST_PAGES)
+    }
+
+    /// As [`new`](Self::new), with so much memory for the guest: 514 pages for each queue, and two for a control ring.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new).
+    #[must_use]
+    pub fn with_pages(guest_pages: usize) -> Self {
         let hub = Hub::new();
         let tables = Arc::new(Tables::new());
         let store = Shared::default();
@@ -73,7 +85,7 @@ impl World {
         let keys = [("handle", "0"), ("mac", "00:16:3e:00:00:01")];
         toolstack::create_device(&dom0, &id, &keys, &keys).expect("a device");
         Self {
-            guest: Arc::new(HeapGuest::new(&tables, GUEST, GUEST_PAGES)),
+            guest: Arc::new(HeapGuest::new(&tables, GUEST, guest_pages)),
             back: hub.add_system(DomId::DOM0).expect("domain 0"),
             front: hub.add_system(GUEST).expect("the guest's domain"),
             store,
@@ -129,6 +141,25 @@ impl World {
     ) -> Result<Backend, BackendError> {
         let client = Arc::new(self.store.client(DomId::DOM0).expect("a client"));
         Backend::new(client, self.back.clone(), mapper, port, self.id.clone())
+    }
+
+    /// A back end on a device that may have several queues.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::with_device`].
+    ///
+    /// # Panics
+    ///
+    /// As [`backend`](Self::backend).
+    pub fn backend_with(
+        &self,
+        device: Arc<dyn NetDevice>,
+        options: BackendOptions,
+    ) -> Result<Backend, BackendError> {
+        let client = Arc::new(self.store.client(DomId::DOM0).expect("a client"));
+        let (channels, grants) = (self.back.clone(), Arc::new(self.mapper()));
+        Backend::with_device(client, channels, grants, device, self.id.clone(), options)
     }
 
     /// Domain 0's way to the guest's pages.
