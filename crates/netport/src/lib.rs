@@ -28,5 +28,6 @@ pub use offload::{Checksum, Gso, GsoKind, Offload, Offloads};
 pub use parts::{Part, PartMut};
 pub use port::{
     Frame, FrameSink, Interface, InterfaceError, NetDevice, NetPort, NullPort, PacketDevice,
-    PacketError, PacketPort, Received, StreamPort, Tap, TapDevice, TapError,
+    PacketError, PacketPort, PasstDevice, PasstError, PasstOptions, PasstPort, Received,
+    StreamPort, Tap, TapDevice, TapError,
 };

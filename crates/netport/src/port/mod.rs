@@ -3,6 +3,7 @@
 mod interface;
 mod null;
 mod packet;
+mod passt;
 mod pieces;
 #[cfg(feature = "test-utils")]
 mod recorder;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 pub use interface::{Interface, InterfaceError};
 pub use null::NullPort;
 pub use packet::{PacketDevice, PacketError, PacketPort};
+pub use passt::{PasstDevice, PasstError, PasstOptions, PasstPort};
 #[cfg(feature = "test-utils")]
 pub use recorder::{Recorded, Recorder, RecorderHandle};
 pub use stream::StreamPort;
