@@ -1,7 +1,5 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use cantle_abi::Gfn;
 use cantle_abi::ring::{BackRing, FrontRing};
 use cantle_grant::test_utils::{GuestPages, HeapGuest};
@@ -10,6 +8,8 @@ use cantle_grant::{Access, InProcessMapper, Tables};
 use super::*;
 
 mod model;
+mod ring;
+mod shared;
 mod static_grants;
 
 const GUEST: DomId = DomId(1);
@@ -225,6 +225,52 @@ fn a_refused_request_changes_nothing() {
     assert_eq!(world.back.faults(), 19);
 }
 
+/// Where a table is to be set, and how much of it, is said by the guest: nothing it says reaches past the table or past its page, and
+/// no queue of it is used that there is not, not even until it is refused.
+#[test]
+fn xsa_270_a_hash_mapping_is_set_within_its_bounds() {
+    let ends = [
+        0,
+        1,
+        63,
+        64,
+        65,
+        127,
+        128,
+        129,
+        1023,
+        1024,
+        1025,
+        1 << 30,
+        1 << 31,
+        u32::MAX - 1,
+        u32::MAX,
+    ];
+    let mut world = World::new(false);
+    world.hashing();
+    let sized = world.ask(XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING_SIZE, [64, 0, 0]);
+    assert_eq!(sized, (SUCCESS, 0));
+    for first in ends {
+        for count in ends {
+            let end = u64::from(first) + u64::from(count);
+            let expected = match end {
+                0..=64 => SUCCESS,
+                65..=128 => INVALID_PARAMETER,
+                _ => BUFFER_OVERFLOW,
+            };
+            assert_eq!(world.set_mapping(&[QUEUES - 1; 64], count, first), expected);
+            let refused = if count == 0 {
+                expected
+            } else {
+                expected.max(INVALID_PARAMETER)
+            };
+            assert_eq!(world.set_mapping(&[QUEUES; 64], count, first), refused);
+            let config = world.shared.load();
+            assert!((0..200).all(|hash| queue_of(&config, hash) < 4));
+        }
+    }
+}
+
 #[test]
 fn a_key_of_no_bytes_clears_it_and_needs_no_page() {
     let mut world = World::new(false);
@@ -260,74 +306,4 @@ fn a_new_connection_begins_without_what_the_last_one_said() {
     let _control = Control::new(GUEST, queues, world.shared.clone(), Box::default());
     assert!(!reader.get().is_on());
     assert_eq!(reader.get().queues(), queues);
-}
-
-#[test]
-fn a_full_ring_is_answered_in_one_pass() {
-    let mut world = World::new(false);
-    let data = [0; 3];
-    let kind = XEN_NETIF_CTRL_TYPE_GET_HASH_MAPPING_SIZE;
-    let slots = world.front.slots();
-    for id in 0..u16::try_from(slots).unwrap() {
-        world
-            .front
-            .push_request(&XenNetifCtrlRequest { id, kind, data })
-            .unwrap();
-    }
-    assert!(world.front.publish_requests());
-    let pass = world.back.process(&world.mapper).unwrap();
-    assert_eq!(
-        pass,
-        ControlPass {
-            notify: true,
-            more: false
-        }
-    );
-    for id in 0..u16::try_from(slots).unwrap() {
-        assert_eq!(world.front.next_response().unwrap().unwrap().id, id);
-    }
-}
-
-#[test]
-fn an_index_that_jumps_breaks_the_ring() {
-    let mut world = World::new(false);
-    let ring = Gfn(world.page.0 - 1);
-    let slots = world.front.slots();
-    world.guest.write(ring, 0, &(slots + 1).to_le_bytes());
-    assert!(world.back.process(&world.mapper).is_err());
-}
-
-/// Readers see whole configurations, one after the other and never an older one again, and the last one when all is done.
-#[test]
-fn a_configuration_is_seen_whole_and_in_order() {
-    let queues = NonZeroU32::new(1000).unwrap();
-    let shared = Arc::new(SharedHash::new(HashConfig::new(queues)));
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|threads| {
-        let mut reader = shared.reader();
-        let stop = &stop;
-        let seen = threads.spawn(move || {
-            let mut last = 0;
-            loop {
-                let stopped = stop.load(Ordering::Acquire);
-                let config = reader.get();
-                let (first, second) = (queue_of(config, 0), queue_of(config, 1));
-                // A mapping of one entry has it for both hashes; without one the hash is the queue.
-                assert!(first == second || (first, second) == (0, 1));
-                assert!(first >= last, "{first} after {last}");
-                last = first;
-                if stopped {
-                    return last;
-                }
-            }
-        });
-        for n in 1..1000 {
-            let mut config = HashConfig::new(queues);
-            config.set_mapping_size(1).unwrap();
-            config.set_mapping(0, &[n]).unwrap();
-            shared.store(Arc::new(config));
-        }
-        stop.store(true, Ordering::Release);
-        assert_eq!(seen.join().unwrap(), 999);
-    });
 }
