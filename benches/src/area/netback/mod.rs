@@ -1,0 +1,35 @@
+//! The network back end: packets between a guest's ring and a tap, against the same packets without it.
+
+mod frames;
+mod ours;
+mod rx;
+mod tx;
+
+use anyhow::{Result, anyhow};
+use cantle_netport::Tap;
+
+use crate::measure::Unit;
+use crate::private_net;
+use crate::report::Report;
+
+pub(super) fn run(report: &mut Report) -> Result<()> {
+    // A thread of its own, since a namespace cannot be left again.
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| in_namespace(report))
+            .join()
+            .map_err(|_| anyhow!("the benchmark panicked"))?
+    })
+}
+
+fn in_namespace(report: &mut Report) -> Result<()> {
+    let possible = private_net::enter().and_then(|()| Ok(Tap::create("probe0")?));
+    if let Err(error) = possible {
+        let why = format!("{error:#}");
+        report.absent("netback/gso_64k_tx", Unit::MebibytesPerSecond, &why);
+        report.absent("netback/pps_1500", Unit::PerSecond, &why);
+        return Ok(());
+    }
+    tx::run(report)?;
+    rx::run(report)
+}
