@@ -1,6 +1,7 @@
 //! To the guest.
 
 mod backlog;
+mod direct;
 mod fill;
 mod frame;
 mod queue;

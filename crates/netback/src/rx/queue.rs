@@ -14,6 +14,7 @@ use cantle_netport::segment::{Segments, Sums};
 use cantle_netport::{Checksum, Frame, NetPort, Offload, Part, PartMut, Received};
 
 use super::backlog::Backlog;
+use super::direct::{Direct, Straight};
 use super::fill::{Answer, Fill};
 use super::frame::{FrameInfo, FrontEnd, Layout, Plan};
 use crate::control::{HashReader, StaticGrants};
@@ -28,26 +29,31 @@ const ROOM: usize = FRAME_MAX + 1;
 const BACKLOG_MIN: usize = 3 * ROOM;
 /// Frames that one call reads at most.
 const BUDGET: usize = 256;
+/// Frames that are read before they are given: what stays in a core's own cache.
+const BATCH: usize = 64;
+/// Large packets that are read straight into the guest's pages before it is told of them.
+const STRAIGHT_MAX: usize = 8;
 
 /// Takes frames from a port, or from whoever delivers some, and gives them to a front end.
 ///
 /// A port is read only while the guest has posted pages, so what waits, waits in the port. What is delivered while there are none waits
 /// here, in memory of a fixed size; more is lost.
 pub(crate) struct RxQueue {
-    ring: BackRing<NetifRxRequest, NetifRxResponse, Mapping>,
-    front: FrontEnd,
-    shared: Arc<Shared>,
-    hash: HashReader,
+    pub(super) ring: BackRing<NetifRxRequest, NetifRxResponse, Mapping>,
+    pub(super) front: FrontEnd,
+    pub(super) shared: Arc<Shared>,
+    pub(super) hash: HashReader,
     statics: Arc<StaticGrants>,
     /// Pages the guest has posted, in ring order: never more than the ring is long.
-    posted: VecDeque<NetifRxRequest>,
-    backlog: Backlog,
+    pub(super) posted: VecDeque<NetifRxRequest>,
+    pub(super) backlog: Backlog,
     copies: Vec<CopyPiece<'static>>,
     answers: Vec<Answer>,
+    pub(super) direct: Direct,
     /// Frames being cut up, one at a time.
     whole: Vec<u8>,
     /// The port has said that it has nothing.
-    port_empty: bool,
+    pub(super) port_empty: bool,
     /// Since when frames wait for pages.
     starved: Option<Instant>,
     /// The port was told that nobody is there, for that reason.
@@ -83,6 +89,7 @@ impl RxQueue {
             backlog: Backlog::new(size),
             copies: Vec::new(),
             answers: Vec::new(),
+            direct: Direct::default(),
             whole: Vec::new(),
             port_empty: false,
             starved: None,
@@ -108,6 +115,11 @@ impl RxQueue {
         loop {
             self.collect()?;
             if pulled {
+                if self.straight(port, now, &mut pass)? {
+                    // The guest is told of these before there are more.
+                    pass.more = true;
+                    return Ok(pass);
+                }
                 budget = budget.saturating_sub(self.read(port, now));
             }
             let nothing = self.backlog.is_empty() && (self.port_empty || !pulled);
@@ -186,7 +198,28 @@ impl RxQueue {
         Ok(())
     }
 
-    fn layout(&self) -> Layout {
+    /// Reads large packets straight into the guest's pages; true where there may be more of them.
+    fn straight(
+        &mut self,
+        port: &mut dyn NetPort,
+        now: Instant,
+        pass: &mut Pass,
+    ) -> Result<bool, RingBroken> {
+        for _ in 0..STRAIGHT_MAX {
+            match self.read_straight(port, now)? {
+                Straight::Given => {
+                    pass.notify |= self.ring.publish_responses();
+                    self.fed(1, port);
+                    self.collect()?;
+                }
+                Straight::Read => return Ok(false),
+                Straight::No => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    pub(super) fn layout(&self) -> Layout {
         Layout {
             headroom: self.shared.headroom(),
         }
@@ -208,7 +241,7 @@ impl RxQueue {
         if !self.backlog.is_empty() && self.shared.rx_credit.ready(now).is_err() {
             return 0;
         }
-        while !self.port_empty && read < BUDGET && needed < self.posted.len() {
+        while !self.port_empty && read < BATCH && needed < self.posted.len() {
             let Some(room) = self.backlog.room(ROOM) else {
                 break;
             };
@@ -219,7 +252,8 @@ impl RxQueue {
                         offload,
                         hash: None,
                     };
-                    needed += self.keep_read(info);
+                    self.direct.seen(&info);
+                    needed += self.keep_read(ROOM, info);
                 }
                 Ok(Received::Lost) => self.shared.stats.rx.count_dropped(),
                 Ok(Received::Nothing) => {
@@ -238,12 +272,15 @@ impl RxQueue {
         read
     }
 
-    /// Keeps the frame that was read into the backlog's room, made fit for the front end; how many slots it takes.
-    fn keep_read(&mut self, mut info: FrameInfo) -> usize {
+    /// Keeps the frame that was read into the backlog's room for `asked` bytes, made fit for the front end; how many slots it takes.
+    pub(super) fn keep_read(&mut self, asked: usize, mut info: FrameInfo) -> usize {
         let layout = self.layout();
         let mut headers = [0; HEADERS_MAX];
-        let seen = match self.backlog.room(info.len) {
-            Some(room) => Part::from(&*room).copy_to(&mut headers),
+        let seen = match self.backlog.room(asked) {
+            Some(room) => {
+                let frame = room.get(..info.len).unwrap_or_default();
+                Part::from(frame).copy_to(&mut headers)
+            }
             None => 0,
         };
         let headers = headers.get(..seen).unwrap_or_default();
@@ -252,17 +289,18 @@ impl RxQueue {
             info.hash = self.hash.get().hash(headers);
         }
         match self.front.plan(headers, layout, &info) {
-            Plan::Pass if passes => self.backlog.push(ROOM, info),
+            Plan::Pass if passes => self.backlog.push(asked, info),
             Plan::Complete { start, offset } if passes => {
-                self.backlog.push(ROOM, info);
+                self.backlog.push(asked, info);
                 if !self.complete_last(start, offset) {
                     return 0;
                 }
             }
             Plan::Segment if passes => {
-                let room = self.backlog.room(info.len);
+                let room = self.backlog.room(asked);
                 self.whole.clear();
-                self.whole.extend_from_slice(room.unwrap_or_default());
+                let frame = room.and_then(|room| room.get(..info.len));
+                self.whole.extend_from_slice(frame.unwrap_or_default());
                 return self.segment(info.offload);
             }
             _ => {
@@ -332,6 +370,7 @@ impl RxQueue {
         now: Instant,
     ) -> Result<usize, RingBroken> {
         let layout = self.layout();
+        self.direct.forget();
         let mut copies: Vec<CopyPiece<'_>> = recycle(std::mem::take(&mut self.copies));
         self.answers.clear();
         let (mut seen, mut given, mut bytes) = (0, 0, 0);
@@ -421,6 +460,7 @@ impl RxQueue {
             return Ok(0);
         }
         let layout = self.layout();
+        self.direct.forget();
         let mut copies: Vec<CopyPiece<'_>> = recycle(std::mem::take(&mut self.copies));
         self.answers.clear();
         let (mut given, mut bytes) = (0, 0);

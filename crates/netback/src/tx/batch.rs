@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use cantle_abi::GrantRef;
 use cantle_abi::io::netif::{NETIF_RSP_DROPPED, NETIF_RSP_ERROR, NETIF_RSP_OKAY};
-use cantle_grant::{Access, CopyPiece, Local, Mapping};
+use cantle_grant::{Access, CopyPiece, GrantStatus, Local, Mapping, Mappings};
 use cantle_netport::{Checksum, Frame, Gso, GsoKind, NetPort, Offload, Part};
 
 use super::{Fault, Packet, Slot};
@@ -26,7 +27,7 @@ const MAP_FROM: usize = 8 * 1024;
 struct Entry {
     /// Its range in `Batch::slots`.
     slots: (usize, usize),
-    /// Its range in `Batch::mappings`: one for each slot that is not empty; none where the packet is copied.
+    /// Its range in `Batch::pages`: one for each slot that is not empty; none where the packet is copied.
     mapped: (usize, usize),
     /// Where its copied bytes are in the arena, and how many: the whole packet, or its headers.
     at: usize,
@@ -42,20 +43,28 @@ struct Entry {
 /// A page of a packet that stays where it is.
 #[derive(Debug)]
 enum Page {
-    /// Mapped for this packet.
-    Mapped(Mapping),
+    /// Mapped for this batch, as so manieth.
+    Mapped(usize),
     /// A static grant.
     Lent(Arc<Mapping>),
 }
 
-impl std::ops::Deref for Page {
-    type Target = Mapping;
-
-    fn deref(&self) -> &Mapping {
-        match self {
-            Self::Mapped(mapping) => mapping,
-            Self::Lent(mapping) => mapping,
-        }
+impl Page {
+    /// What is left of a slot's data in the page after `skip` bytes.
+    fn part<'a>(
+        &'a self,
+        mapped: &'a Mappings,
+        slot: &Slot,
+        skip: usize,
+    ) -> Result<Part<'a>, GrantStatus> {
+        let (at, len) = (usize::from(slot.offset), usize::from(slot.len));
+        let skip = skip.min(len);
+        let part = match self {
+            Self::Mapped(index) => Part::shared(mapped.get(*index)?, at + skip, len - skip),
+            Self::Lent(page) => Part::shared(&**page, at + skip, len - skip),
+        };
+        // Never: a mapping is a page, and the slot was checked to be within one.
+        part.ok_or(GrantStatus::BAD_PAGE)
     }
 }
 
@@ -67,7 +76,9 @@ pub(super) struct Batch {
     arena: Box<[u8]>,
     used: usize,
     copies: Vec<CopyPiece<'static>>,
-    mappings: Vec<Page>,
+    pages: Vec<Page>,
+    wanted: Vec<(GrantRef, Access)>,
+    mappings: Mappings,
     parts: Vec<Part<'static>>,
     /// How many of `parts` each frame has.
     counts: Vec<usize>,
@@ -107,7 +118,9 @@ impl Batch {
             arena: vec![0; ARENA_LEN].into_boxed_slice(),
             used: 0,
             copies: Vec::new(),
-            mappings: Vec::new(),
+            pages: Vec::new(),
+            wanted: Vec::new(),
+            mappings: Mappings::default(),
             parts: Vec::new(),
             counts: Vec::new(),
             frames: Vec::with_capacity(PACKETS_MAX),
@@ -166,7 +179,8 @@ impl Batch {
             }
         }
         self.give(port);
-        self.mappings.clear();
+        self.pages.clear();
+        self.mappings = Mappings::default();
     }
 
     /// Copies the packets that are copied whole: all in one call.
@@ -206,42 +220,47 @@ impl Batch {
         self.copies = recycle(copies);
     }
 
-    /// Maps the pages of the packets that stay where they are, and copies their headers: those are looked at, and what has been
-    /// looked at must not change.
+    /// Maps the pages of the packets that stay where they are, all in one call, and copies their headers: those are looked at, and what
+    /// has been looked at must not change.
     fn map(&mut self, shared: &Shared, statics: &StaticGrants) {
         let pages = (!statics.is_empty()).then(|| statics.lock());
+        self.wanted.clear();
         for entry in self.entries.iter_mut().filter(|entry| !entry.is_copied()) {
-            let first = self.mappings.len();
-            let headers = self.arena.get_mut(entry.at..entry.at + entry.copied);
-            let mut headers = headers.unwrap_or_default();
+            let first = self.pages.len();
             for slot in entry.filled(&self.slots) {
                 let lent = pages.as_ref();
                 let lent = lent.and_then(|pages| pages.get(slot.gref, Access::ReadOnly));
-                if let Some(page) = lent {
-                    if let Some(part) = part(&page, slot, 0) {
+                self.pages
+                    .push(lent.map_or(Page::Mapped(self.wanted.len()), |page| Page::Lent(page)));
+                if let Some(Page::Mapped(_)) = self.pages.last() {
+                    self.wanted.push((slot.gref, Access::ReadOnly));
+                }
+            }
+            entry.mapped = (first, self.pages.len());
+        }
+        drop(pages);
+        if self.pages.is_empty() {
+            return;
+        }
+        if !self.wanted.is_empty() {
+            self.mappings = shared.grants.map_all(shared.granter, &self.wanted);
+        }
+        for entry in self.entries.iter_mut().filter(|entry| !entry.is_copied()) {
+            let headers = self.arena.get_mut(entry.at..entry.at + entry.copied);
+            let mut headers = headers.unwrap_or_default();
+            let pages = self.pages.get(entry.mapped.0..entry.mapped.1);
+            for (slot, page) in entry.filled(&self.slots).zip(pages.unwrap_or_default()) {
+                match page.part(&self.mappings, slot, 0) {
+                    Ok(part) => {
                         let done = part.copy_to(headers);
                         headers = headers.get_mut(done..).unwrap_or_default();
                     }
-                    self.mappings.push(Page::Lent(page));
-                    continue;
-                }
-                let mapping = match shared
-                    .grants
-                    .map(shared.granter, slot.gref, Access::ReadOnly)
-                {
-                    Ok(mapping) => mapping,
                     Err(status) => {
                         entry.outcome = Err(Fault::Grant(status));
                         break;
                     }
-                };
-                if let Some(part) = part(&mapping, slot, 0) {
-                    let done = part.copy_to(headers);
-                    headers = headers.get_mut(done..).unwrap_or_default();
                 }
-                self.mappings.push(Page::Mapped(mapping));
             }
-            entry.mapped = (first, self.mappings.len());
         }
     }
 
@@ -253,12 +272,13 @@ impl Batch {
             let before = parts.len();
             let copied = self.arena.get(entry.at..entry.at + entry.copied);
             parts.push(Part::from(copied.unwrap_or_default()));
-            let mappings = self.mappings.get(entry.mapped.0..entry.mapped.1);
+            let pages = self.pages.get(entry.mapped.0..entry.mapped.1);
             let mut skip = entry.copied;
-            for (slot, mapping) in entry.filled(&self.slots).zip(mappings.unwrap_or_default()) {
+            for (slot, page) in entry.filled(&self.slots).zip(pages.unwrap_or_default()) {
                 let skipped = skip.min(usize::from(slot.len));
                 skip -= skipped;
-                parts.extend(part(mapping, slot, skipped).filter(|part| !part.is_empty()));
+                let part = page.part(&self.mappings, slot, skipped);
+                parts.extend(part.ok().filter(|part| !part.is_empty()));
             }
             self.counts.push(parts.len() - before);
         }
@@ -286,13 +306,6 @@ impl Batch {
         self.frames = recycle(frames);
         self.parts = recycle(parts);
     }
-}
-
-/// What is left of a slot's data in its mapped page after `skip` bytes. `None` never happens: a mapping is a page, and the slot
-/// was checked to be within one.
-fn part<'a>(mapping: &'a Mapping, slot: &Slot, skip: usize) -> Option<Part<'a>> {
-    let len = usize::from(slot.len).checked_sub(skip)?;
-    Part::shared(mapping, usize::from(slot.offset) + skip, len)
 }
 
 impl Entry {
