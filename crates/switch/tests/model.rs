@@ -156,7 +156,7 @@ fn frame() -> impl Strategy<Value = Owned> {
                 bytes.extend(tci.to_be_bytes());
             }
             bytes.extend([0x88, 0xb5]);
-            bytes.extend((0..len).map(|at| (at % 251) as u8));
+            bytes.extend((0..len).map(|at| at.to_le_bytes()[0]));
             bytes.truncate(cut);
             Owned { bytes, offload }
         },
