@@ -96,6 +96,7 @@ pub(crate) const STRUCTURES_WITHOUT_C: &[&str] = &[
     "FrontRing",
     "Paged",
     "HeapPages",
+    "SharedBytes",
     "RingFull",
     "RingBroken",
     "E820Entry",
