@@ -27,7 +27,8 @@ pub mod test_utils;
 pub use offload::{Checksum, Gso, GsoKind, Offload, Offloads};
 pub use parts::{Part, PartMut};
 pub use port::{
-    Frame, FrameSink, Interface, InterfaceError, NetDevice, NetPort, NullPort, PacketDevice,
-    PacketError, PacketPort, PasstDevice, PasstError, PasstOptions, PasstPort, Received,
-    StreamPort, Tap, TapDevice, TapError,
+    Capture, CaptureDevice, CaptureFile, CaptureOptions, Direction, Frame, FrameSink, Interface,
+    InterfaceError, NetDevice, NetPort, NullPort, PacketDevice, PacketError, PacketPort,
+    PasstDevice, PasstError, PasstOptions, PasstPort, Received, StreamPort, Tap, TapDevice,
+    TapError,
 };

@@ -163,6 +163,15 @@ impl<'a> PartMut<'a> {
         self.len() == 0
     }
 
+    /// The same bytes, to be read.
+    #[must_use]
+    pub fn as_part(&self) -> Part<'_> {
+        Part {
+            iov: self.iov,
+            memory: PhantomData,
+        }
+    }
+
     /// Copies as many bytes as both have; returns how many.
     pub fn copy_from(&mut self, from: &[u8]) -> usize {
         let len = self.len().min(from.len());

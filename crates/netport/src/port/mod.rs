@@ -1,5 +1,6 @@
 //! Where packets leave and come in: the far side of a network interface.
 
+mod capture;
 mod interface;
 mod null;
 mod packet;
@@ -15,6 +16,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+pub use capture::{Capture, CaptureDevice, CaptureFile, CaptureOptions, Direction};
 pub use interface::{Interface, InterfaceError};
 pub use null::NullPort;
 pub use packet::{PacketDevice, PacketError, PacketPort};
@@ -121,4 +123,37 @@ pub enum Received {
     Lost,
     /// No frame waits.
     Nothing,
+}
+
+impl<P: NetPort + ?Sized> NetPort for Box<P> {
+    fn send(&mut self, batch: &mut [Frame<'_>]) {
+        (**self).send(batch);
+    }
+    fn receive(&mut self, into: &mut [PartMut<'_>]) -> io::Result<Received> {
+        (**self).receive(into)
+    }
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        (**self).fd()
+    }
+    fn accept(&mut self, offloads: Offloads) -> io::Result<()> {
+        (**self).accept(offloads)
+    }
+    fn set_link(&mut self, up: bool) {
+        (**self).set_link(up);
+    }
+    fn set_sink(&mut self, sink: Option<Arc<dyn FrameSink>>) {
+        (**self).set_sink(sink);
+    }
+}
+
+impl<D: NetDevice + ?Sized> NetDevice for Box<D> {
+    fn queues_max(&self) -> u32 {
+        (**self).queues_max()
+    }
+    fn open_queue(&self) -> io::Result<Box<dyn NetPort>> {
+        (**self).open_queue()
+    }
+    fn mtu(&self) -> Option<u16> {
+        (**self).mtu()
+    }
 }
