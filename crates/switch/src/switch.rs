@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::device::SwitchPort;
 use crate::port::Port;
-use crate::table::{Key, Owner, Table};
+use crate::table::{GONE, Key, Owner, Table};
 use crate::topology::{Attached, Topology};
 use crate::{Address, Counters, MacAddr, PortId, PortOptions, SwitchOptions, VlanId};
 
@@ -63,9 +63,6 @@ pub struct Switch {
     generation: AtomicU64,
     serial: AtomicU64,
 }
-
-/// The epoch of a port that is gone.
-const GONE: u64 = u64::MAX;
 
 impl Switch {
     /// A switch without ports.

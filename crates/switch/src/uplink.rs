@@ -44,7 +44,7 @@ pub enum UplinkError {
 }
 
 /// A port that is read by a thread of its own, which gives the frames to the switch. Dropping it ends the thread, and removes the port
-/// from the switch.
+/// from the switch; who drops it holds no lock that a sink may wait for.
 #[derive(Debug)]
 pub struct Uplink {
     port: SwitchPort,

@@ -1,7 +1,5 @@
 //! Ports that are read.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;

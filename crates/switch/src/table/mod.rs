@@ -5,6 +5,7 @@
 //! addresses share, for reading. Writers are first sights, moves and removals.
 
 mod cache;
+mod entry;
 #[cfg(test)]
 mod tests;
 
@@ -14,96 +15,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub(crate) use cache::Cache;
+pub use entry::Address;
+pub(crate) use entry::{Entry, GONE, Key, Owner};
+use entry::{Held, reserve};
 
 use crate::port::PortId;
-use crate::{MacAddr, VlanId};
 
 const SHARDS: usize = 64;
-/// A place that no port has.
-const GONE: u64 = u64::MAX;
 /// Old entries are looked for at least so often when new ones come, in seconds.
 const SWEEP_EVERY: u64 = 10;
-
-/// An address in a VLAN, as one number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Key(u64);
-
-impl Key {
-    pub(crate) fn new(vlan: VlanId, mac: MacAddr) -> Self {
-        Self(u64::from(vlan.number()) << 48 | mac.number())
-    }
-
-    fn split(self) -> Option<(VlanId, MacAddr)> {
-        let vlan = u16::try_from(self.0 >> 48).ok().and_then(VlanId::new)?;
-        Some((vlan, MacAddr::of_number(self.0)))
-    }
-}
-
-/// Where an address is.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    /// A port's id, or [`GONE`]. Stored with release and loaded with acquire: whoever sees a port's id sees the entry as made.
-    place: AtomicU64,
-    /// When it last sent, in seconds.
-    seen: AtomicU64,
-    fixed: bool,
-}
-
-impl Entry {
-    pub(crate) fn place(&self) -> Option<PortId> {
-        let place = self.place.load(Ordering::Acquire);
-        (place != GONE).then_some(PortId(place))
-    }
-
-    /// Whether it stays where it was put.
-    pub(crate) fn is_fixed(&self) -> bool {
-        self.fixed
-    }
-
-    /// Notes that it has sent; writes only when there is something new.
-    pub(crate) fn touch(&self, now: u64) {
-        if self.seen.load(Ordering::Relaxed) < now {
-            self.seen.store(now, Ordering::Relaxed);
-        }
-    }
-}
-
-/// A port as the table knows it.
-#[derive(Debug)]
-pub(crate) struct Owner {
-    pub(crate) id: PortId,
-    /// Changes whenever what was learned before is not to be believed any more; a learner with another one is late.
-    pub(crate) epoch: AtomicU64,
-    /// How many addresses are learned behind it, and how many may be.
-    pub(crate) used: AtomicUsize,
-    pub(crate) limit: AtomicUsize,
-}
-
-impl Owner {
-    fn has_room(&self) -> bool {
-        self.used.load(Ordering::Relaxed) < self.limit.load(Ordering::Relaxed)
-    }
-
-    fn reserve(&self) -> bool {
-        reserve(&self.used, self.limit.load(Ordering::Relaxed))
-    }
-}
-
-fn reserve(used: &AtomicUsize, limit: usize) -> bool {
-    let more = |used: usize| (used < limit).then(|| used.saturating_add(1));
-    used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
-        .is_ok()
-}
-
-/// What the table holds beside the entry that readers share.
-#[derive(Debug)]
-struct Held {
-    entry: Arc<Entry>,
-    owner: Arc<Owner>,
-    /// The second in which it last moved, and how often in it.
-    window: u64,
-    moves: u32,
-}
 
 type Shard = HashMap<Key, Held>;
 
@@ -122,20 +42,6 @@ pub(crate) enum Learned {
     Elsewhere,
     /// The learner's idea of the port is out of date.
     Late,
-}
-
-/// An address, as it is listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Address {
-    /// Its VLAN.
-    pub vlan: VlanId,
-    /// The address.
-    pub mac: MacAddr,
-    /// The port it is behind.
-    pub port: PortId,
-    /// Seconds since it last sent; `None` for a static one.
-    pub idle: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -320,21 +226,6 @@ impl Table {
             }));
         }
         list
-    }
-}
-
-impl Held {
-    fn new(owner: &Arc<Owner>, now: u64, fixed: bool) -> Self {
-        Self {
-            entry: Arc::new(Entry {
-                place: AtomicU64::new(owner.id.0),
-                seen: AtomicU64::new(now),
-                fixed,
-            }),
-            owner: owner.clone(),
-            window: 0,
-            moves: 0,
-        }
     }
 }
 

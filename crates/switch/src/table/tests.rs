@@ -1,4 +1,5 @@
 use super::*;
+use crate::{MacAddr, VlanId};
 
 fn owner(serial: u64, limit: usize) -> Arc<Owner> {
     let slot = u16::try_from(serial).unwrap();
