@@ -13,7 +13,7 @@ use cantle_xenstore::xenbus::{Device, DeviceError, Keys, OtherEnd};
 use crate::control::{Control, ControlRing, HashConfig, StaticGrants};
 use crate::event::{Event, Timer};
 use crate::negotiate::{self, Answer, QueueKeys};
-use crate::pair::Pair;
+use crate::pair::{Pair, Wakes};
 use crate::poller::{Poller, Ready, Source};
 use crate::rx::{FrontEnd, RxQueue, RxShared};
 use crate::shared::Shared;
@@ -331,6 +331,7 @@ impl Vif {
             port,
             told: half.told,
             timer: half.timer,
+            wakes: Wakes::default(),
             steerer: Steerer::new(Arc::clone(&self.shared), queues),
             sink: Arc::clone(&self.sink),
             shared: Arc::clone(&self.shared),

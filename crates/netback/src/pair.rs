@@ -18,6 +18,13 @@ use crate::sink::Sink;
 use crate::steer::Steerer;
 use crate::tx::TxQueue;
 
+/// When each direction wants to be served again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wakes {
+    tx: Option<Instant>,
+    rx: Option<Instant>,
+}
+
 /// One of a connected front end's queues.
 pub(crate) struct Pair {
     pub(crate) tx: TxQueue,
@@ -28,6 +35,8 @@ pub(crate) struct Pair {
     pub(crate) port: Box<dyn NetPort>,
     pub(crate) told: Arc<Event>,
     pub(crate) timer: Timer,
+    /// What each direction waits for: one that is not served now goes on waiting.
+    pub(crate) wakes: Wakes,
     pub(crate) steerer: Steerer,
     pub(crate) sink: Arc<Sink>,
     pub(crate) shared: Arc<Shared>,
@@ -67,6 +76,7 @@ impl Pair {
             if sent.notify {
                 crate::notify(&*self.tx_channel);
             }
+            self.wakes.tx = sent.wake;
             pass = pass.and(sent);
         }
         if ready.has(Source::Port) {
@@ -75,9 +85,11 @@ impl Pair {
         // With one channel for both rings it may stand for pages posted.
         let rx_ready = ready.has(Source::Rx) || ready.has(Source::Port);
         if rx_ready || again || timer || told || (tx_ready && !self.split) {
-            pass = pass.and(self.receive(ready.has(Source::Port), now)?);
+            let received = self.receive(ready.has(Source::Port), now)?;
+            self.wakes.rx = received.wake;
+            pass = pass.and(received);
         }
-        self.arm(pass.wake, now);
+        self.arm(now);
         Ok(pass.more)
     }
 
@@ -90,11 +102,13 @@ impl Pair {
             pass.more |= more;
             return Ok(pass);
         }
+        self.steerer.rest();
         self.rx.process(&mut *self.port, now)
     }
 
     /// A time that cannot be waited for is as good as now: work goes on with the next event.
-    fn arm(&mut self, when: Option<Instant>, now: Instant) {
+    fn arm(&mut self, now: Instant) {
+        let when = [self.wakes.tx, self.wakes.rx].into_iter().flatten().min();
         if when.is_none() && !self.timer.is_set() {
             return;
         }

@@ -44,6 +44,11 @@ impl Steerer {
         self.several && self.hash.get().is_on()
     }
 
+    /// Others read the port now: what was seen of it holds no longer.
+    pub(crate) fn rest(&mut self) {
+        self.port_empty = false;
+    }
+
     /// Reads some hundred frames at most; true where there may be more.
     pub(crate) fn steer(
         &mut self,

@@ -6,6 +6,7 @@ mod fill;
 mod frame;
 mod queue;
 mod shared;
+mod starve;
 
 pub(crate) use frame::FrontEnd;
 pub(crate) use queue::{RxQueue, first_bytes};

@@ -17,6 +17,7 @@ use super::backlog::Backlog;
 use super::direct::{Direct, Straight};
 use super::fill::{Answer, Fill};
 use super::frame::{FrameInfo, FrontEnd, Layout, Plan};
+use super::starve::Starvation;
 use crate::control::{HashReader, StaticGrants};
 use crate::pass::Pass;
 use crate::recycle::recycle;
@@ -54,10 +55,7 @@ pub(crate) struct RxQueue {
     whole: Vec<u8>,
     /// The port has said that it has nothing.
     pub(super) port_empty: bool,
-    /// Since when frames wait for pages.
-    starved: Option<Instant>,
-    /// The port was told that nobody is there, for that reason.
-    stalled: bool,
+    starvation: Starvation,
 }
 
 impl fmt::Debug for RxQueue {
@@ -92,8 +90,7 @@ impl RxQueue {
             direct: Direct::default(),
             whole: Vec::new(),
             port_empty: false,
-            starved: None,
-            stalled: false,
+            starvation: Starvation::default(),
         }
     }
 
@@ -114,6 +111,7 @@ impl RxQueue {
         let mut budget = BUDGET;
         loop {
             self.collect()?;
+            self.relink(port);
             if pulled {
                 if self.straight(port, now, &mut pass)? {
                     // The guest is told of these before there are more.
@@ -126,18 +124,18 @@ impl RxQueue {
             let given = self.give(now)?;
             pass.notify |= self.ring.publish_responses();
             self.fed(given, port);
-            if nothing {
-                self.starved = None;
+            if nothing && self.starvation.needed().is_none() {
                 return Ok(pass);
             }
             if given == 0 {
-                if let Err(when) = self.shared.rx_credit.ready(now) {
+                if self.is_starved() {
+                    // Nothing could be given: go to sleep until the guest posts a page, unless it just did.
+                    if !self.ring.final_check_for_requests() {
+                        pass.more = self.wait(port, pulled, now, &mut pass);
+                        return Ok(pass);
+                    }
+                } else if let Err(when) = self.shared.rx_credit.ready(now) {
                     pass.wake_at(when);
-                    return Ok(pass);
-                }
-                // Nothing could be given: go to sleep until the guest posts a page, unless it just did.
-                if self.is_starved() && !self.ring.final_check_for_requests() {
-                    pass.more = self.wait(port, now, &mut pass);
                     return Ok(pass);
                 }
             }
@@ -171,20 +169,29 @@ impl RxQueue {
         loop {
             let given = self.give(now)?;
             if given > 0 {
-                self.starved = None;
+                self.starvation.end();
             }
             if self.backlog.is_empty() {
                 break;
             }
-            if let Err(when) = self.shared.rx_credit.ready(now) {
+            if self.is_starved() {
+                if !self.ring.final_check_for_requests() {
+                    // The queue's thread sets its clock, once.
+                    if self.starvation.needed().is_none() {
+                        self.starvation.begin(now, self.needed());
+                        pass.wake_at(now);
+                    }
+                    break;
+                }
+            } else if let Err(when) = self.shared.rx_credit.ready(now) {
                 pass.wake_at(when);
                 break;
             }
-            if self.is_starved() && !self.ring.final_check_for_requests() {
-                pass.wake_at(self.drain_at(now));
-                break;
-            }
             self.collect()?;
+        }
+        if self.starvation.is_over() {
+            // The queue's thread tells the port.
+            pass.wake_at(now);
         }
         pass.notify = self.ring.publish_responses();
         Ok(pass)
@@ -195,6 +202,7 @@ impl RxQueue {
         while let Some(request) = self.ring.next_request()? {
             self.posted.push_back(request);
         }
+        self.starvation.posted(self.posted.len());
         Ok(())
     }
 
@@ -227,9 +235,15 @@ impl RxQueue {
 
     /// Whether the next frame, or any frame, needs more pages than are posted.
     fn is_starved(&self) -> bool {
-        let first = self.backlog.first();
-        let needed = first.map_or(1, |info| self.layout().slots(info));
-        self.posted.len() < needed
+        self.posted.len() < self.needed()
+    }
+
+    /// Pages that the next frame needs: one that waits, or one like that for which there were none.
+    fn needed(&self) -> usize {
+        match self.backlog.first() {
+            Some(info) => self.layout().slots(info),
+            None => self.starvation.needed().unwrap_or(1),
+        }
     }
 
     /// Reads frames while there are pages for them; returns how many were read, the lost ones included.
@@ -412,7 +426,7 @@ impl RxQueue {
         self.copies = recycle(copies);
         self.shared.stats.rx.count(given, bytes);
         if given > 0 {
-            self.starved = None;
+            self.starvation.end();
         }
         Ok(seen)
     }
@@ -420,10 +434,7 @@ impl RxQueue {
     /// Keeps a delivered frame, made fit for the front end; false where it is lost.
     fn accept(&mut self, frame: &Frame<'_>, now: Instant) -> bool {
         let patience = self.shared.options.drain_after;
-        if self
-            .starved
-            .is_some_and(|since| now.duration_since(since) >= patience)
-        {
+        if self.starvation.has_lasted(now, patience) {
             return false;
         }
         let mut headers = [0; HEADERS_MAX];
@@ -490,42 +501,50 @@ impl RxQueue {
         Ok(given)
     }
 
-    /// Something could be given, or not: a guest that takes frames again is there again.
+    /// Something could be given, or not.
     fn fed(&mut self, given: usize, port: &mut dyn NetPort) {
-        if given == 0 {
-            return;
+        if given > 0 {
+            self.starvation.end();
+            self.relink(port);
         }
-        self.starved = None;
-        if std::mem::take(&mut self.stalled) {
+    }
+
+    /// A guest that has pages again is there again, whether there are frames for it or not: where nobody is there, none might come.
+    fn relink(&mut self, port: &mut dyn NetPort) {
+        if self.starvation.recover() {
             port.set_link(self.shared.link());
         }
     }
 
-    fn drain_at(&mut self, now: Instant) -> Instant {
-        *self.starved.get_or_insert(now) + self.shared.options.drain_after
-    }
-
     /// Frames wait and there are no pages for them. When that has lasted, they are dropped: they are too old to be of use to anybody, and
     /// those that come are new. When it lasts on, the port is told that nobody is there. True: there is more to drop.
-    fn wait(&mut self, port: &mut dyn NetPort, now: Instant, pass: &mut Pass) -> bool {
-        let drain_at = self.drain_at(now);
-        if now < drain_at {
-            pass.wake_at(drain_at);
+    fn wait(
+        &mut self,
+        port: &mut dyn NetPort,
+        pulled: bool,
+        now: Instant,
+        pass: &mut Pass,
+    ) -> bool {
+        let options = &self.shared.options;
+        let since = self.starvation.begin(now, self.needed());
+        // Times that no clock can say do not come.
+        let drain_at = since.checked_add(options.drain_after);
+        let stall_at = since.checked_add(options.stall_after.max(options.drain_after));
+        if drain_at.is_none_or(|at| now < at) {
+            pass.wake = pass.wake.into_iter().chain(drain_at).min();
             return false;
         }
         let lost = self.backlog.len();
         self.backlog.pop(lost);
         (0..lost).for_each(|_| self.shared.stats.rx.count_dropped());
-        let stall_at =
-            drain_at + (self.shared.options.stall_after - self.shared.options.drain_after);
-        if now < stall_at {
-            pass.wake_at(stall_at);
-        } else if !std::mem::replace(&mut self.stalled, true) {
+        if stall_at.is_none_or(|at| now < at) {
+            pass.wake = pass.wake.into_iter().chain(stall_at).min();
+        } else if self.starvation.stall() {
             tracing::warn!(granter = %self.shared.granter, "the guest takes no packets: the link is down");
             self.shared.stats.count_stall();
             port.set_link(false);
         }
-        self.discard(port)
+        pulled && self.discard(port)
     }
 
     /// Reads frames and forgets them; true where there may be more.
