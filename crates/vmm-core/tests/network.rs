@@ -7,8 +7,15 @@ mod support;
 
 use std::process::Command;
 
-use cantle_vmm_core::{GuestConfig, NetConfig};
-use support::{assert_passed, guest, have, have_kvm, run};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cantle_vmm_core::net::switch::{PortOptions, VlanId, Vlans};
+use cantle_vmm_core::net::{HostSwitch, SwitchConfig};
+use cantle_vmm_core::{
+    Console, End, GuestConfig, Machine, MachineControl, NetConfig, NetLink, Outcome,
+};
+use support::{assert_passed, console, guest, have, have_kvm, run, text};
 
 fn ip(arguments: &str) {
     let done = Command::new("ip")
@@ -50,4 +57,127 @@ fn kvm_a_guest_pings_its_host() {
     let net = &outcome.stats.nets["0"];
     assert!(net["tx_packets"] >= 2 && net["rx_packets"] >= 2, "{net:?}");
     assert_eq!(net["rx_errors"], 0);
+}
+
+/// An interface at a switch, in a VLAN.
+fn at(switch: &Arc<HostSwitch>, vlan: u16) -> NetConfig {
+    NetConfig::new(NetLink::Switch {
+        switch: switch.clone(),
+        port: PortOptions {
+            vlans: Vlans::Access(VlanId::new(vlan).expect("a VLAN")),
+            ..PortOptions::default()
+        },
+        filter: true,
+    })
+}
+
+/// A guest that runs beside the test.
+struct Beside {
+    control: MachineControl,
+    thread: std::thread::JoinHandle<(Outcome, String)>,
+}
+
+impl Beside {
+    /// Begins, and waits until it has printed `word`.
+    fn start(name: &str, cmdline: &str, nets: Vec<NetConfig>, word: &str) -> Self {
+        let (Console { input, output }, mut file) = console();
+        let config = GuestConfig {
+            name: name.to_owned(),
+            nets,
+            ..guest(cmdline)
+        };
+        let machine = Machine::new(config, Console { input, output }).expect("set up");
+        let control = machine.control();
+        let mut reader = file.try_clone().expect("one more descriptor");
+        let thread = std::thread::spawn(move || {
+            let outcome = machine.run().expect("run");
+            (outcome, text(&mut file))
+        });
+        let begun = Instant::now();
+        loop {
+            // The file's position is shared; nobody else reads before the guest's end.
+            let printed = text_at(&mut reader);
+            if printed.contains(word) {
+                return Self { control, thread };
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(60) && !thread.is_finished(),
+                "{name} has not printed {word:?}:\n{printed}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn end(self) -> (Outcome, String) {
+        self.control.destroy();
+        self.thread.join().expect("its thread")
+    }
+}
+
+/// What a file holds, read without moving its position, which the guest's console writes at.
+fn text_at(file: &mut std::fs::File) -> String {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = vec![0; 1 << 20];
+    let read = file.read_at(&mut bytes, 0).expect("a file");
+    bytes.truncate(read);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+const SERVER: &str = "probe=net net-ip=10.7.0.1 net-serve=60";
+const PINGS: &str = "probe=net net-ip=10.7.0.2 net-peer=10.7.0.1";
+
+#[test]
+fn kvm_guests_of_one_process_reach_each_other_by_a_switch() {
+    if !have_kvm() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let switch = HostSwitch::new(SwitchConfig::new("lan")).expect("a switch");
+    let capture = folder.path().join("web.pcap");
+    let web = NetConfig {
+        capture: Some(capture.clone()),
+        ip: vec!["10.7.0.1".parse().expect("an address")],
+        ..at(&switch, 1)
+    };
+    let web = Beside::start("web", SERVER, vec![web], "serving");
+    let client = GuestConfig {
+        name: "client".to_owned(),
+        nets: vec![at(&switch, 1)],
+        ..guest(PINGS)
+    };
+    let (outcome, text) = run(client);
+    assert_passed(&outcome, &text, 1);
+    let client = &outcome.stats.nets["0"];
+    let (outcome, text) = web.end();
+    assert_eq!(outcome.end, End::Destroyed, "{text}");
+    let web = &outcome.stats.nets["0"];
+    // An answer to who has its address, and three pings.
+    assert!(web["tx_packets"] >= 4 && web["rx_packets"] >= 4, "{web:?}");
+    assert!(
+        web["port_rx_packets"] >= 4 && web["port_tx_packets"] >= 4,
+        "{web:?}"
+    );
+    assert!(client["rx_packets"] >= 4, "{client:?}");
+    assert_eq!(web["capture_lost"], 0);
+    let captured = std::fs::metadata(&capture).expect("a capture").len();
+    assert!(captured > 8 * 42, "{captured} bytes");
+    assert_eq!(switch.switch().ports().len(), 0);
+}
+
+#[test]
+fn kvm_vlans_of_a_switch_are_apart() {
+    if !have_kvm() {
+        return;
+    }
+    let switch = HostSwitch::new(SwitchConfig::new("lan")).expect("a switch");
+    let web = Beside::start("web", SERVER, vec![at(&switch, 1)], "serving");
+    let client = GuestConfig {
+        name: "client".to_owned(),
+        nets: vec![at(&switch, 2)],
+        ..guest(PINGS)
+    };
+    let (_, text) = run(client);
+    assert!(text.contains("1 failed"), "it was reached:\n{text}");
+    let (outcome, _) = web.end();
+    assert_eq!(outcome.stats.nets["0"]["rx_packets"], 0);
 }

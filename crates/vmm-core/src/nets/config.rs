@@ -125,7 +125,7 @@ pub enum NetLink {
 }
 
 /// Opens a device.
-pub type OpenDevice = Arc<dyn Fn(&NetIdentity) -> Result<Arc<dyn NetDevice>, String> + Send + Sync>;
+pub type OpenDevice = Arc<dyn Fn(&NetIdentity) -> Result<Box<dyn NetDevice>, String> + Send + Sync>;
 
 /// Whose interface it is.
 #[derive(Clone, Debug, PartialEq, Eq)]

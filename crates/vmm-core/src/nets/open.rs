@@ -1,9 +1,15 @@
 //! What an interface is connected to, opened.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use cantle_netport::{InterfaceError, NetDevice, NullPort, TapDevice};
+use cantle_netport::{
+    CaptureDevice, CaptureFile, CaptureOptions, InterfaceError, NetDevice, NetPort, NullPort,
+    PacketDevice, PasstDevice, PasstOptions, StreamPort, TapDevice,
+};
 use cantle_switch::SwitchPort;
 
 use super::config::{NetConfig, NetIdentity, NetLink};
@@ -18,6 +24,7 @@ pub(super) struct Opened {
     device: Arc<dyn NetDevice>,
     name: String,
     port: Option<SwitchPort>,
+    capture: Option<CaptureFile>,
 }
 
 impl Opened {
@@ -37,21 +44,25 @@ impl Opened {
 
     /// What it counts itself.
     pub(super) fn counters(&self) -> BTreeMap<String, u64> {
-        match &self.port {
+        let mut counters = match &self.port {
             Some(port) => switches::counters(&port.counters()),
             None => BTreeMap::new(),
+        };
+        if let Some(capture) = &self.capture {
+            counters.insert("capture_lost".to_owned(), capture.lost());
         }
+        counters
     }
 }
 
 /// Opens what the interface is to be connected to.
 pub(super) fn open(config: &NetConfig, whose: &NetIdentity) -> Result<Opened, String> {
     let mut port = None;
-    let (name, device): (_, Arc<dyn NetDevice>) = match &config.link {
+    let (name, device): (_, Box<dyn NetDevice>) = match &config.link {
         NetLink::Tap { name, bridge } => {
             let name = name.clone().unwrap_or_else(|| tap_name(whose));
             let tap = open_tap(&name, bridge.as_deref(), config.options.mtu)?;
-            (name, Arc::new(tap))
+            (name, Box::new(tap))
         }
         NetLink::Switch {
             switch,
@@ -60,20 +71,76 @@ pub(super) fn open(config: &NetConfig, whose: &NetIdentity) -> Result<Opened, St
         } => {
             let added = switch.add_port(options, *filter, whose)?;
             port = Some(added.clone());
-            (switch.name().to_owned(), Arc::new(added))
+            (switch.name().to_owned(), Box::new(added))
+        }
+        NetLink::Packet { interface } => (interface.clone(), Box::new(open_packet(interface)?)),
+        NetLink::User { options } => {
+            let options = passt_options(options, config)?;
+            let passt = PasstDevice::new(options).map_err(|e| chain(&e))?;
+            ("passt".to_owned(), Box::new(passt))
+        }
+        NetLink::Stream { socket } => {
+            let device = Stream(socket.clone());
+            (socket.display().to_string(), Box::new(device))
         }
         NetLink::Device { name, open } => (name.clone(), open(whose)?),
-        NetLink::Nowhere => ("nowhere".to_owned(), Arc::new(NullPort)),
-        link => return Err(format!("{link}: not supported yet")),
+        NetLink::Nowhere => ("nowhere".to_owned(), Box::new(NullPort)),
     };
-    Ok(Opened { device, name, port })
+    let Some(path) = &config.capture else {
+        return Ok(Opened {
+            device: device.into(),
+            name,
+            port,
+            capture: None,
+        });
+    };
+    let label = format!("{}.{} ({name})", whose.guest, whose.index);
+    let file = CaptureFile::create(path, &label, CaptureOptions::default())
+        .map_err(|error| format!("{}: {}", path.display(), chain(&error)))?;
+    Ok(Opened {
+        device: Arc::new(CaptureDevice::new(device, file.clone())),
+        name,
+        port,
+        capture: Some(file),
+    })
 }
 
 /// Opens what a switch leads to.
-pub(super) fn host(uplink: &Uplink) -> Result<Arc<dyn NetDevice>, String> {
+pub(super) fn host(uplink: &Uplink) -> Result<Box<dyn NetDevice>, String> {
     match uplink {
-        Uplink::Tap(name) => Ok(Arc::new(open_tap(name, None, None)?)),
-        Uplink::Packet(name) => Err(format!("{name}: not supported yet")),
+        Uplink::Tap(name) => Ok(Box::new(open_tap(name, None, None)?)),
+        Uplink::Packet(name) => Ok(Box::new(open_packet(name)?)),
+    }
+}
+
+fn open_packet(interface: &str) -> Result<PacketDevice, String> {
+    PacketDevice::open(interface).map_err(|e| chain(&e))
+}
+
+/// `passt` for an interface: its packet size and addresses are told to it, and by it to the guest.
+fn passt_options(more: &[String], config: &NetConfig) -> Result<PasstOptions, String> {
+    let v6 = config.ip.iter().filter(|ip| ip.is_ipv6()).count();
+    if v6 > 1 || config.ip.len() - v6 > 1 {
+        return Err("passt gives one IPv4 and one IPv6 address at most".to_owned());
+    }
+    Ok(PasstOptions {
+        addresses: config.ip.clone(),
+        mtu: config.options.mtu,
+        more: more.iter().map(OsString::from).collect(),
+        ..PasstOptions::default()
+    })
+}
+
+/// A socket of a program that speaks frames. It is connected to anew with each queue, of which there is one.
+struct Stream(PathBuf);
+
+impl NetDevice for Stream {
+    fn queues_max(&self) -> u32 {
+        1
+    }
+
+    fn open_queue(&self) -> io::Result<Box<dyn NetPort>> {
+        Ok(Box::new(StreamPort::connect(&self.0)?))
     }
 }
 

@@ -75,7 +75,7 @@ pub struct SwitchSetupError {
 }
 
 /// An uplink, and what it leads to, which stays open for as long.
-type Led = (cantle_switch::Uplink, Arc<dyn NetDevice>);
+type Led = (cantle_switch::Uplink, Box<dyn NetDevice>);
 
 /// A switch of this process. Guests that are given the same one reach each other by it.
 pub struct HostSwitch {
