@@ -1,19 +1,19 @@
 //! The Xen network back end: a guest's netfront on one side, a tap or another [`NetPort`] on the other.
 //!
-//! A [`Backend`] is one virtual interface. It shakes hands over xenstore, takes packets from the tx ring to the port and from
-//! the port to the rx ring, and carries their offloads over: blank checksums and large TCP packets stay as they are, as far
+//! A [`Backend`] is one virtual interface. It shakes hands over xenstore, takes packets from the tx rings to the ports and from
+//! the ports to the rx rings, and carries their offloads over: blank checksums and large TCP packets stay as they are, as far
 //! as the other side can take them. It runs on the three platform seams ([`Client`], [`EventChannels`], [`GrantMapper`]), so it
-//! is the same in the host's own process, in a sandboxed one and on a Xen dom0. It owns no thread: an embedder polls one
-//! descriptor, or lends a thread to [`Backend::run`].
+//! is the same in the host's own process, in a sandboxed one and on a Xen dom0. The first queue has no thread: an embedder polls one
+//! descriptor, or lends a thread to [`Backend::run`]; each further queue gets one.
 //!
 //! A packet from the guest passes, in this order: [`tx::Assembler`] puts it together out of private copies of ring slots and
 //! checks the format; a batch takes it out of the guest's pages, small ones by copy, large ones by mapping with only the headers
-//! copied; [`headers::transport`] finds what the offloads need; and [`NetPort::send`] takes the batch. To the guest: the
-//! port is read only while the guest has posted pages, so what waits, waits in the port, and nothing grows here.
+//! copied; [`cantle_netport::headers::transport`] finds what the offloads need; and [`NetPort::send`] takes the batch. To the guest: a
+//! port is read only while the guest has posted pages, so what waits, waits in the port; what is delivered by others (a switch) waits in
+//! a bounded arena. Nothing grows here.
 //!
-//! What is not here: KVM, and any knowledge of how the platform does its part. The crate depends on `cantle-abi`,
-//! `cantle-evtchn`, `cantle-grant` and `cantle-xenstore`. Of the protocol, there is one queue; a control ring (hashing, static
-//! grants) and multicast filters are not offered.
+//! What is not here: KVM, what packets leave by, and any knowledge of how the platform does its part. The crate depends on `cantle-abi`,
+//! `cantle-evtchn`, `cantle-grant`, `cantle-netport` and `cantle-xenstore`.
 //!
 //! # An interface, and a guest that sends a packet
 //!
@@ -43,6 +43,8 @@
 //! [`Client`]: cantle_xenstore::Client
 //! [`EventChannels`]: cantle_evtchn::EventChannels
 //! [`GrantMapper`]: cantle_grant::GrantMapper
+//! [`NetPort`]: cantle_netport::NetPort
+//! [`NetPort::send`]: cantle_netport::NetPort::send
 
 use cantle_evtchn::Channel;
 use cantle_netport::{checksum, headers};
