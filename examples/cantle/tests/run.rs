@@ -143,6 +143,102 @@ fn kvm_a_guest_that_powers_off_exits_with_0_and_its_statistics() {
     );
 }
 
+/// A guest's file for one that runs `code`; its path.
+fn file(folder: &Path, name: &str, code: &[u8], more: &str) -> PathBuf {
+    let kernel = folder.join(format!("{name}.elf"));
+    fs::write(&kernel, elf(code)).unwrap();
+    let path = folder.join(format!("{name}.cfg"));
+    let text = format!(
+        "name='{name}'\nmemory=16\nkernel='{}'\non_reboot='destroy'\n{more}\n",
+        kernel.display()
+    );
+    fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn kvm_several_guests_run_in_one_process() {
+    let Some(guest) = Guest::new(WAIT) else {
+        return;
+    };
+    let folder = guest.folder.path();
+    let lan = "vif=['switch=lan,vlan=2', 'none']";
+    let log = format!("{lan}\nconsole='{}'", folder.join("three.log").display());
+    let one = file(folder, "one", POWER_OFF, lan);
+    let two = file(folder, "two", CRASH, lan);
+    let three = file(folder, "three", POWER_OFF, &log);
+    let (code, out, err) = run(cantle()
+        .args(["run", "--stats", "json", "--switch", "lan,aging=20"])
+        .args([&one, &two, &three]));
+    assert_eq!(code, Some(3), "the worst of them: {err}");
+    for said in [
+        "guest 'one' powered off",
+        "guest 'two' crashed",
+        "guest 'three' powered off",
+    ] {
+        assert_eq!(err.matches(said).count(), 1, "{said}: {err}");
+    }
+    assert_eq!(err.lines().count(), 3, "{err}");
+    let stats: Vec<serde_json::Value> = out
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(stats.len(), 3, "{out}");
+    for (stats, name) in stats.iter().zip(["one", "two", "three"]) {
+        assert_eq!(stats["guest"], name);
+        let nets = stats["stats"]["nets"].as_object().unwrap();
+        assert_eq!(nets.keys().collect::<Vec<_>>(), ["0", "1"]);
+        assert_eq!(nets["0"]["port_rx_packets"], 0);
+    }
+    assert!(folder.join("three.log").exists());
+}
+
+#[test]
+fn kvm_a_signal_ends_all_guests() {
+    let Some(guest) = Guest::new(WAIT) else {
+        return;
+    };
+    let folder = guest.folder.path();
+    let one = file(folder, "one", WAIT, "");
+    let two = file(folder, "two", WAIT, "");
+    let child = cantle().arg("run").args([&one, &two]).spawn().unwrap();
+    let threads = PathBuf::from(format!("/proc/{}/task", child.id()));
+    wait_until("the vCPUs' threads", || {
+        count_threads(&threads, "vcpu0") == 2
+    });
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let output = finish(child);
+    assert_eq!(output.status.code(), Some(143));
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    for name in ["one", "two"] {
+        assert!(
+            err.contains(&format!("guest '{name}' destroyed by SIGTERM")),
+            "{err}"
+        );
+    }
+}
+
+#[test]
+fn kvm_where_one_guest_cannot_be_none_runs() {
+    let Some(guest) = Guest::new(WAIT) else {
+        return;
+    };
+    let folder = guest.folder.path();
+    let one = file(folder, "one", WAIT, "");
+    let two = file(folder, "two", WAIT, "vif=['stream=/nowhere/at/all']");
+    refused(
+        cantle().arg("run").args([&one, &two]),
+        "guest 'two': network interface socket /nowhere/at/all",
+    );
+    let twice = file(folder, "three", WAIT, "switch=['lan,aging=1']");
+    refused(
+        cantle()
+            .args(["run", "--switch", "lan,aging=2"])
+            .arg(&twice),
+        "switch lan: described twice",
+    );
+}
+
 #[test]
 fn kvm_a_guest_that_crashes_exits_with_3() {
     let Some(guest) = Guest::new(CRASH) else {
@@ -167,7 +263,9 @@ fn kvm_signals_destroy_the_guest() {
         let pid = Pid::from_child(&child);
         // Its handlers are there when its vCPU is.
         let threads = PathBuf::from(format!("/proc/{}/task", child.id()));
-        wait_until("the vCPU's thread", || has_thread(&threads, "vcpu0"));
+        wait_until("the vCPU's thread", || {
+            count_threads(&threads, "vcpu0") == 1
+        });
         kill_process(pid, signal).unwrap();
         let output = finish(child);
         assert_eq!(output.status.code(), Some(128 + number));
@@ -176,13 +274,14 @@ fn kvm_signals_destroy_the_guest() {
     }
 }
 
-fn has_thread(threads: &Path, name: &str) -> bool {
+fn count_threads(threads: &Path, name: &str) -> usize {
     let Ok(list) = fs::read_dir(threads) else {
-        return false;
+        return 0;
     };
     list.flatten()
         .filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok())
-        .any(|comm| comm.trim() == name)
+        .filter(|comm| comm.trim() == name)
+        .count()
 }
 
 /// A new terminal: our end, and the program's.
