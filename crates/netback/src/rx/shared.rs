@@ -11,9 +11,16 @@ use super::queue::RxQueue;
 use crate::event::Event;
 use crate::pass::Pass;
 
+/// The queue, and when its own thread looks at it again by itself.
+#[derive(Debug)]
+struct Watched {
+    queue: RxQueue,
+    wake: Option<Instant>,
+}
+
 /// An rx queue: its own thread moves what waits, any thread delivers.
 pub(crate) struct RxShared {
-    queue: Mutex<RxQueue>,
+    queue: Mutex<Watched>,
     channel: Arc<dyn Channel>,
     /// The queue's own thread is to look.
     told: Arc<Event>,
@@ -35,7 +42,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl RxShared {
     pub(crate) fn new(queue: RxQueue, channel: Arc<dyn Channel>, told: Arc<Event>) -> Self {
         Self {
-            queue: Mutex::new(queue),
+            queue: Mutex::new(Watched { queue, wake: None }),
             channel,
             told,
             broken: Mutex::new(None),
@@ -48,7 +55,7 @@ impl RxShared {
 
     /// The port's descriptor has become readable.
     pub(crate) fn port_ready(&self) {
-        locked(&self.queue).port_ready();
+        locked(&self.queue).queue.port_ready();
     }
 
     /// What the queue's own thread does.
@@ -74,7 +81,12 @@ impl RxShared {
         if let Some(broken) = locked(&self.broken).take() {
             return Err(broken);
         }
-        let pass = locked(&self.queue).process(port, read, now)?;
+        let pass = {
+            let mut watched = locked(&self.queue);
+            let pass = watched.queue.process(port, read, now)?;
+            watched.wake = pass.wake;
+            pass
+        };
         if pass.notify {
             crate::notify(self.channel());
         }
@@ -83,13 +95,17 @@ impl RxShared {
 
     /// Takes frames from any thread. A ring that is found broken is the queue's own thread's to see to.
     pub(crate) fn deliver(&self, frames: &mut [Frame<'_>]) {
-        let delivered = locked(&self.queue).deliver(frames, Instant::now());
+        let delivered = {
+            let mut watched = locked(&self.queue);
+            let delivered = watched.queue.deliver(frames, Instant::now());
+            delivered.map(|pass| (pass, watched.is_late(pass.wake)))
+        };
         match delivered {
-            Ok(pass) => {
+            Ok((pass, late)) => {
                 if pass.notify {
                     crate::notify(self.channel());
                 }
-                if pass.wake.is_some() {
+                if late {
                     self.told.signal();
                 }
             }
@@ -98,5 +114,20 @@ impl RxShared {
                 self.told.signal();
             }
         }
+    }
+}
+
+impl Watched {
+    /// Whether the queue's own thread is to look earlier than it would. It is told once, not for each frame that waits.
+    fn is_late(&mut self, when: Option<Instant>) -> bool {
+        let late = match (when, self.wake) {
+            (Some(when), Some(known)) => when < known,
+            (when, None) => when.is_some(),
+            (None, _) => false,
+        };
+        if late {
+            self.wake = when;
+        }
+        late
     }
 }
