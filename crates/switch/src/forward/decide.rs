@@ -105,21 +105,18 @@ impl Sender<'_> {
 
     /// Whether the port may send it, and into which VLAN.
     fn admit(&self, frame: &Frame<'_>) -> Result<(Link, Decision), DropReason> {
+        match self.from.options.filter {
+            Some(_) => self.look(frame, &mut [0; HEADERS_MAX]),
+            None => self.look(frame, &mut [0; LINK_LEN]),
+        }
+    }
+
+    /// As [`admit`](Self::admit), by as much of the frame's first part as there is room for.
+    fn look(&self, frame: &Frame<'_>, room: &mut [u8]) -> Result<(Link, Decision), DropReason> {
         let options = &*self.from.options;
         let first = frame.parts.first().ok_or(DropReason::Malformed)?;
-        let mut bytes = [0; HEADERS_MAX];
-        let looked_at = if options.filter.is_some() {
-            HEADERS_MAX
-        } else {
-            LINK_LEN
-        };
-        let bytes = {
-            let room = bytes
-                .get_mut(..looked_at.min(frame.len))
-                .unwrap_or_default();
-            let copied = first.copy_to(room);
-            room.get(..copied).unwrap_or_default()
-        };
+        let copied = first.copy_to(room).min(frame.len);
+        let bytes = room.get(..copied).unwrap_or_default();
         if !metadata_fits(frame) {
             return Err(DropReason::Malformed);
         }
