@@ -71,8 +71,13 @@ impl Tap {
         self
     }
 
+    #[cfg(test)]
+    pub(super) fn has_ring(&self) -> bool {
+        self.ring.is_some()
+    }
+
     pub(super) fn of(file: File, name: &str, lease: Option<Lease>) -> Self {
-        let ring = WriteRing::new().inspect_err(|error| {
+        let ring = WriteRing::new(file.as_fd()).inspect_err(|error| {
             tracing::debug!(name, %error, "no io_uring for this tap: frames are written one by one");
         });
         Self {

@@ -1,4 +1,7 @@
-//! Writing a batch of frames by one system call: io_uring.
+//! Writing several frames by one system call: io_uring.
+//!
+//! Reading by it was tried as well, some frames ahead of who asks for them. How many wait is not known, so most calls ask for frames that are not
+//! there, which costs more than the calls that it saves; and a large frame would be copied once more.
 
 // UNSAFETY: io_uring is given addresses, which have to stay good until it is done with them: nothing here returns before that.
 #![expect(unsafe_code)]
@@ -6,7 +9,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use io_uring::{IoUring, opcode, types};
+use io_uring::{IoUring, opcode, squeue, types};
 
 use crate::Part;
 use crate::port::Frame;
@@ -17,7 +20,11 @@ use crate::vnet::{self, VNET_HDR_LEN};
 const ENTRIES: u32 = 64;
 /// The kernel's limit for the pieces of a frame; there are far fewer.
 const IOV_MAX: usize = 1024;
-/// A ring that writes to one tap.
+
+/// Said for each entry: that the file is not to be waited for is not enough, io_uring would wait in its own way.
+const NOWAIT: i32 = libc::RWF_NOWAIT;
+
+/// A ring for one queue of a tap.
 pub(super) struct WriteRing {
     ring: IoUring,
     /// Kept between calls for their memory.
@@ -26,18 +33,39 @@ pub(super) struct WriteRing {
 }
 
 impl WriteRing {
-    /// A ring of its own for a tap's queue. The tap is not registered with it: a ring goes away only some time after it is closed,
-    /// and the tap would stay in use for so long.
+    /// A ring of its own for a tap's queue. The tap is not registered with it: a ring goes away only some time after it is
+    /// closed, and the tap would stay in use for so long.
     ///
     /// # Errors
     ///
-    /// The kernel has no io_uring, or not for this process.
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self {
+    /// The kernel has no io_uring, or not for this process; or a tap cannot be used through it without waiting (before Linux 6.4).
+    pub(super) fn new(tap: BorrowedFd<'_>) -> io::Result<Self> {
+        let mut ring = Self {
             ring: IoUring::new(ENTRIES)?,
             headers: Vec::new(),
             iov: Vec::new(),
-        })
+        };
+        ring.probe(tap)?;
+        Ok(ring)
+    }
+
+    /// Writes a frame that is none, which the driver refuses, if it is asked at all.
+    fn probe(&mut self, tap: BorrowedFd<'_>) -> io::Result<()> {
+        self.iov.clear();
+        self.iov.push(Iovec(Part::from(&[0][..]).iovec()));
+        let mut refused = 0;
+        for (index, iov) in self.iov.iter().enumerate() {
+            let iov = std::ptr::from_ref(iov).cast();
+            let entry = opcode::Writev::new(types::Fd(tap.as_raw_fd()), iov, 1);
+            // SAFETY: as in `write_some`; the byte is a constant.
+            unsafe { push(&mut self.ring, &entry.rw_flags(NOWAIT).build(), index) };
+        }
+        wait(&mut self.ring, |_, result| refused = -result);
+        self.iov.clear();
+        if refused == libc::EINVAL {
+            return Ok(());
+        }
+        Err(io::Error::from_raw_os_error(refused))
     }
 
     /// Writes the frames in order, and notes in each whether the kernel took it.
@@ -67,36 +95,44 @@ impl WriteRing {
             };
             at += count;
             let count = u32::try_from(count).unwrap_or(0);
-            let entry = opcode::Writev::new(tap, iov.as_ptr().cast(), count)
-                .build()
-                .user_data(index as u64);
+            let entry = opcode::Writev::new(tap, iov.as_ptr().cast(), count);
             // SAFETY: the entry names `iov`, and that the header and the frame's parts. None of them changes place or ends before
-            // `wait` has seen the entry's completion: `self.iov` and `self.headers` are filled already, and `frames` is borrowed.
-            if unsafe { self.ring.submission().push(&entry) }.is_err() {
-                // There is room for all of them, since nothing is left over from the last call.
-                break;
-            }
+            // `wait`: `self.iov` and `self.headers` are filled already, and `frames` is borrowed.
+            unsafe { push(&mut self.ring, &entry.rw_flags(NOWAIT).build(), index) };
         }
-        self.wait(frames);
+        wait(&mut self.ring, |index, result| {
+            if let Some(frame) = frames.get_mut(index) {
+                frame.taken = result >= 0;
+            }
+        });
         self.iov.clear();
     }
+}
 
-    /// Submits what is in the ring, and waits until all of it is done.
-    fn wait(&mut self, frames: &mut [Frame<'_>]) {
-        let mut left = self.ring.submission().len();
-        while left > 0 {
-            // A signal, or memory that is short for a moment. Whatever it is, the kernel may still have entries, so there is no
-            // way out of here but to wait for them.
-            if self.ring.submit_and_wait(left).is_err() {
-                std::thread::yield_now();
-            }
-            for done in self.ring.completion() {
-                left = left.saturating_sub(1);
-                let index = usize::try_from(done.user_data()).unwrap_or(usize::MAX);
-                if let Some(frame) = frames.get_mut(index) {
-                    frame.taken = done.result() >= 0;
-                }
-            }
+/// Puts an entry into the ring, under a number of the caller's.
+///
+/// # Safety
+///
+/// What it names stays where it is until `wait` has returned.
+unsafe fn push(ring: &mut IoUring, entry: &squeue::Entry, index: usize) {
+    let entry = entry.clone().user_data(index as u64);
+    // SAFETY: by the caller. There is room for as many as are pushed between two waits; where there were none, it would not be done.
+    let _ = unsafe { ring.submission().push(&entry) };
+}
+
+/// Submits what is in the ring, and waits until all of it is done. Gives each entry's number and result to `done`.
+fn wait(ring: &mut IoUring, mut done: impl FnMut(usize, i32)) {
+    let mut left = ring.submission().len();
+    while left > 0 {
+        // A signal, or memory that is short for a moment. Whatever it is, the kernel may still have entries, so there is no way
+        // out of here but to wait for them.
+        if ring.submit_and_wait(left).is_err() {
+            std::thread::yield_now();
+        }
+        for entry in ring.completion() {
+            left = left.saturating_sub(1);
+            let index = usize::try_from(entry.user_data()).unwrap_or(usize::MAX);
+            done(index, entry.result());
         }
     }
 }

@@ -227,6 +227,9 @@ fn a_batch_by_one_call_is_as_one_by_one() {
             device.interface().bring_up().unwrap();
         }
         let (ring, plain) = (from.queue().unwrap(), from.queue().unwrap());
+        if !ring.has_ring() {
+            eprintln!("SKIPPED in part: no io_uring for taps here");
+        }
         let mut to = to.open_queue().unwrap();
         let mut probe = from.open_queue().unwrap();
         let until = Instant::now() + Duration::from_secs(10);
