@@ -80,6 +80,17 @@ struct Beside {
 impl Beside {
     /// Begins, and waits until it has printed `word`.
     fn start(name: &str, cmdline: &str, nets: Vec<NetConfig>, word: &str) -> Self {
+        Self::with(name, cmdline, nets, word, |_| {})
+    }
+
+    /// As [`start`](Self::start), with something done before the guest runs.
+    fn with(
+        name: &str,
+        cmdline: &str,
+        nets: Vec<NetConfig>,
+        word: &str,
+        before: impl FnOnce(&MachineControl),
+    ) -> Self {
         let (Console { input, output }, mut file) = console();
         let config = GuestConfig {
             name: name.to_owned(),
@@ -88,6 +99,7 @@ impl Beside {
         };
         let machine = Machine::new(config, Console { input, output }).expect("set up");
         let control = machine.control();
+        before(&control);
         let mut reader = file.try_clone().expect("one more descriptor");
         let thread = std::thread::spawn(move || {
             let outcome = machine.run().expect("run");
@@ -180,4 +192,33 @@ fn kvm_vlans_of_a_switch_are_apart() {
     assert!(text.contains("1 failed"), "it was reached:\n{text}");
     let (outcome, _) = web.end();
     assert_eq!(outcome.stats.nets["0"]["rx_packets"], 0);
+}
+
+#[test]
+fn kvm_an_interface_comes_and_is_taken_from_a_driver_that_holds_on_to_it() {
+    if !have_kvm() {
+        return;
+    }
+    let switch = HostSwitch::new(SwitchConfig::new("lan")).expect("a switch");
+    let nets = vec![NetConfig::new(NetLink::Nowhere)];
+    let cmdline = "probe=net net=1 net-ip=10.7.0.1 net-serve=60";
+    let web = Beside::with("web", cmdline, nets, "serving", |control| {
+        assert_eq!(control.attach_net(&at(&switch, 1)).expect("one more"), 1);
+    });
+    web.control.detach_net(1).expect("it is there");
+    assert!(web.control.detach_net(2).is_err());
+    let begun = Instant::now();
+    while !switch.switch().ports().is_empty() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "it is still there"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // The probe does not look at what the back end says.
+    assert!(begun.elapsed() > Duration::from_secs(5), "it was not asked");
+    assert!(!web.thread.is_finished(), "the guest goes on");
+    let (outcome, text) = web.end();
+    assert_eq!(outcome.end, End::Destroyed, "{text}");
+    assert!(outcome.stats.nets["1"]["tx_packets"] >= 1);
 }

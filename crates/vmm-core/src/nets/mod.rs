@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use cantle_abi::DomId;
 use cantle_netback::{Backend, NetControl};
-use cantle_xenstore::xenbus::{DeviceId, Removal, Removed};
+use cantle_xenstore::xenbus::{DeviceId, Removal, Removed, toolstack};
 use vmm_sys_util::eventfd::EventFd;
 
 pub use config::{MAX_NETS, NetConfig, NetIdentity, NetLink, OpenDevice};
@@ -131,10 +131,14 @@ impl Nets {
         let index = (0..)
             .find(|index| !state.nets.contains_key(index))
             .ok_or(NetError::TooMany)?;
-        let mut net = self.create(config, index)?;
-        if state.stage == Stage::Running {
-            net.start(index, &self.stop)?;
-        }
+        let id = DeviceId::new("vif", index, self.platform.guest, DomId::DOM0);
+        let made = self.create(config, id.clone()).and_then(|mut net| {
+            if state.stage == Stage::Running {
+                net.start(index, &self.stop)?;
+            }
+            Ok(net)
+        });
+        let net = made.inspect_err(|_| self.withdraw(&id))?;
         state.nets.insert(index, net);
         drop(state);
         self.wake();
@@ -197,14 +201,23 @@ impl Nets {
             .collect();
     }
 
-    fn create(&self, config: &NetConfig, index: u32) -> Result<Net, SetupError> {
+    /// Takes back what the guest may have seen of an interface that cannot be.
+    fn withdraw(&self, id: &DeviceId) {
+        let withdrawn = self.platform.client().and_then(|client| {
+            toolstack::destroy_device(&client, id).map_err(SetupError::host("xenstore"))
+        });
+        if let Err(error) = withdrawn {
+            tracing::warn!(interface = %id.backend_path(), %error, "cannot be taken out of xenstore");
+        }
+    }
+
+    fn create(&self, config: &NetConfig, id: DeviceId) -> Result<Net, SetupError> {
         config.check()?;
         let refuse = |why| SetupError::Net {
             name: config.link.to_string(),
             why,
         };
-        let id = DeviceId::new("vif", index, self.platform.guest, DomId::DOM0);
-        let whose = self.platform.net_identity(config, index);
+        let whose = self.platform.net_identity(config, id.number);
         let opened = Arc::new(open::open(config, &whose).map_err(refuse)?);
         let client = self.platform.client()?;
         let said = keys::create(&client, &id, config, &whose, &opened)

@@ -156,9 +156,15 @@ fn open_tap(name: &str, bridge: Option<&str>, mtu: Option<u16>) -> Result<TapDev
         }
         if let Some(bridge) = bridge {
             interface.join_bridge(bridge)?;
-            interface.bring_up()?;
         }
-        Ok(())
+        match interface.bring_up() {
+            // A user's own tap is its owner's to bring up, also later.
+            Err(error @ InterfaceError::NoRights { .. }) if bridge.is_none() => {
+                tracing::warn!(tap = name, %error, "a tap is down, and nothing will pass");
+                Ok(())
+            }
+            done => done,
+        }
     };
     set_up().map_err(|e: InterfaceError| chain(&e))?;
     Ok(tap)
@@ -175,7 +181,86 @@ fn tap_name(whose: &NetIdentity) -> String {
 }
 #[cfg(test)]
 mod tests {
+    use cantle_netport::test_utils::{in_netns, ip};
+
+    use super::super::{HostSwitch, SwitchConfig};
     use super::*;
+
+    fn told(arguments: &str) -> String {
+        let output = std::process::Command::new("ip")
+            .args(arguments.split(' '))
+            .output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    }
+
+    #[test]
+    fn a_tap_is_made_sized_and_put_into_its_bridge() {
+        in_netns(|| {
+            ip("link add br0 type bridge");
+            let whose = NetIdentity {
+                guest: "web".to_owned(),
+                index: 0,
+                mac: [0; 6],
+                ip: Vec::new(),
+            };
+            let link = |bridge: &str| NetLink::Tap {
+                name: None,
+                bridge: Some(bridge.to_owned()),
+            };
+            let mut config = NetConfig::new(link("br0"));
+            config.options.mtu = Some(1400);
+            let opened = open(&config, &whose).unwrap();
+            assert_eq!((opened.name(), opened.mtu()), ("web.0", Some(1400)));
+            let shown = told("link show dev web.0");
+            for word in ["master br0", "mtu 1400", "UP"] {
+                assert!(shown.contains(word), "{word}: {shown}");
+            }
+            drop(opened);
+            assert_eq!(told("link show dev web.0"), "", "it goes with the guest");
+            config.link = link("br1");
+            let why = open(&config, &whose).err().unwrap();
+            assert!(why.contains("br1"), "{why}");
+        });
+    }
+
+    #[test]
+    fn what_leads_out_of_a_switch_is_one_of_its_ports() {
+        in_netns(|| {
+            let config = SwitchConfig {
+                uplinks: vec![Uplink::Tap("up0".to_owned())],
+                ..SwitchConfig::new("lan")
+            };
+            let switch = HostSwitch::new(config).unwrap();
+            let ports = switch.switch().ports();
+            assert_eq!(ports.len(), 1);
+            assert_eq!(ports[0].options.name, "tap up0");
+            let counters = switch.uplink_counters();
+            assert!(counters["tap up0"].contains_key("port_rx_packets"));
+            assert!(told("link show dev up0").contains("UP"));
+            let config = SwitchConfig {
+                uplinks: vec![Uplink::Packet("nowhere".to_owned())],
+                ..SwitchConfig::new("lan")
+            };
+            let why = HostSwitch::new(config).unwrap_err().to_string();
+            assert!(why.starts_with("switch lan: interface nowhere: "), "{why}");
+        });
+    }
+
+    #[test]
+    fn passt_is_told_what_the_guest_is_to_have() {
+        let mut config = NetConfig::new(NetLink::Nowhere);
+        config.options.mtu = Some(9000);
+        config.ip = vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+        let more = ["-t".to_owned(), "2222:22".to_owned()];
+        let options = passt_options(&more, &config).unwrap();
+        assert_eq!(
+            (options.mtu, options.addresses),
+            (Some(9000), config.ip.clone())
+        );
+        assert_eq!(options.more, ["-t", "2222:22"]);
+        config.ip.push("10.0.0.3".parse().unwrap());
+        assert!(passt_options(&more, &config).is_err());
+    }
 
     #[test]
     fn a_tap_is_called_by_its_guest() {

@@ -320,6 +320,43 @@ fn directories_that_are_taken_away_take_the_interface_with_them() {
 }
 
 #[test]
+fn an_interface_that_cannot_be_leaves_nothing_for_the_guest_to_see() {
+    let host = Host::new(&[nowhere()]);
+    host.nets.start().unwrap();
+    let socket = std::path::PathBuf::from("/nowhere/at/all");
+    let refused = host
+        .nets
+        .attach(&NetConfig::new(NetLink::Stream { socket }));
+    assert!(
+        matches!(refused, Err(SetupError::Net { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(
+        (host.front(1, "state"), host.back(1, "state")),
+        (None, None)
+    );
+    assert_eq!(host.there(), [0]);
+}
+
+#[test]
+fn what_a_guest_says_wakes_nobody() {
+    let mut host = Host::new(&[nowhere()]);
+    host.nets.start().unwrap();
+    host.watch.look();
+    let guest = Arc::new(host.store.client(GUEST).unwrap());
+    let driver = BareFrontend::new(guest, &Host::id(0)).unwrap();
+    for state in [S::INITIALISED, S::CLOSED, S::INITIALISING, S::CLOSED] {
+        let before = driver.backend_state().unwrap();
+        driver.publish(&Vec::new(), state).unwrap();
+        while driver.backend_state().unwrap() == before {
+            sleep(Duration::from_millis(2));
+        }
+    }
+    assert!(!host.watch.has_event());
+    assert_eq!(host.say(0, "link", Some("0")), None);
+}
+
+#[test]
 fn orders_are_given_in_the_store() {
     let mut host = Host::new(&[nowhere()]);
     host.nets.start().unwrap();
