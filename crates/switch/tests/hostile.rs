@@ -5,11 +5,12 @@
 use std::sync::Arc;
 
 use cantle_netport::{Checksum, Frame, Gso, GsoKind, NetDevice, NetPort, Offload, Part};
-use cantle_switch::test_utils::{Collector, Owned, send};
+use cantle_switch::test_utils::{Collector, Owned, any_frames, send};
 use cantle_switch::{
     DropReason, IpPrefix, MacAddr, PortOptions, SpoofFilter, Switch, SwitchOptions, SwitchPort,
     VlanId, VlanSet, Vlans,
 };
+use proptest::prelude::*;
 
 const ALICE: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const BOB: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -358,4 +359,30 @@ fn frames_are_grouped_by_where_they_go() {
             .collect::<Vec<_>>()
     };
     assert_eq!((bob.sink.take(), carol.sink.take()), (to(BOB), to(other)));
+}
+
+proptest! {
+    #[test]
+    fn any_frames_are_survived(
+        frames in proptest::collection::vec((
+            any::<[u8; 5]>(),
+            prop_oneof![Just(vec![]), Just(vec![0x81, 0, 0, 1]), Just(vec![0x81, 0, 0x60, 0]),
+                Just(vec![0x81, 0, 0, 3]), Just(vec![0x81, 0, 0, 1, 0x81, 0, 0, 2]), Just(vec![0x88, 0xa8, 0, 2])],
+            prop_oneof![Just([8, 0]), Just([8, 6]), Just([0x86, 0xdd]), any::<[u8; 2]>()],
+            proptest::collection::vec(any::<u8>(), 0..120), 0_u8..4, 0_u8..4,
+        ), 1..20),
+    ) {
+        let mut input = Vec::new();
+        for (head, tags, kind, payload, to, from) in frames {
+            let mut bytes = vec![if to == 0 { 0xff } else { 2 }, 0, 0, 0, 0, to, 2, 0, 0, 0, 0, from];
+            bytes.extend(tags);
+            bytes.extend(kind);
+            bytes.extend(payload);
+            let [who, _, kind, place, first] = head;
+            input.extend([who, u8::try_from(bytes.len()).unwrap(), kind, place, first]);
+            input.extend(bytes);
+        }
+        any_frames(&input);
+        any_frames(&input[1..]);
+    }
 }

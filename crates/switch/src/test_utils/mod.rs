@@ -1,11 +1,15 @@
 //! For tests, benchmarks and fuzz targets: a sink that keeps what it gets, a clock that is turned by hand, frames to send. They panic where
 //! something goes wrong that has nothing to do with what is tested.
 
+mod fuzz;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cantle_netport::{Frame, FrameSink, NetPort, Offload, Part};
+
+pub use fuzz::any_frames;
 
 use crate::{Clock, MacAddr};
 
