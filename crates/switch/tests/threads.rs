@@ -209,6 +209,17 @@ fn a_port_removed_while_it_sends_is_forgotten() {
 }
 
 #[test]
+fn a_port_removed_by_name_takes_no_sink() {
+    let switch = Switch::new(SwitchOptions::default());
+    let port = switch.add_port(PortOptions::default()).unwrap();
+    let sinks = [Arc::new(Mortal::default()), Arc::new(Mortal::default())];
+    port.set_sink(Some(sinks[0].clone()));
+    assert!(switch.remove_port(port.id()) && !switch.remove_port(port.id()));
+    port.set_sink(Some(sinks[1].clone()));
+    assert_eq!(sinks.map(|sink| Arc::strong_count(&sink)), [1, 1]);
+}
+
+#[test]
 fn options_change_while_frames_pass() {
     ends(|| {
         let switch = Switch::new(SwitchOptions::default());

@@ -84,8 +84,11 @@ fn frames_go_both_ways() {
     );
     assert_eq!(uplink.port().counters().tx_packets, 1);
 
+    // Whoever else still holds its port.
+    let held = uplink.port().clone();
     drop(uplink);
     assert_eq!(switch.ports().len(), 1);
+    assert_eq!(switch.options(held.id()), None);
     assert!(
         switch
             .addresses()
