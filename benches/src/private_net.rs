@@ -17,6 +17,8 @@ pub(crate) const HEADER: usize = 12;
 const PACKET_HEADER: usize = 10;
 /// Frames that a tap keeps for its reader: the bench puts that many in before they are read.
 const QUEUE_LEN: libc::c_int = 16384;
+/// Bytes of an int.
+const INT_LEN: libc::socklen_t = 4;
 
 /// Moves the calling thread, and those that it starts from now on, to a network namespace without any interface but its own.
 pub(crate) fn enter() -> Result<()> {
@@ -154,7 +156,7 @@ fn set_option(socket: &OwnedFd, option: libc::c_int) -> io::Result<()> {
             libc::SOL_PACKET,
             option,
             (&raw const one).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
+            INT_LEN,
         )
     };
     if result < 0 {
@@ -174,7 +176,7 @@ fn bind(socket: &OwnedFd, index: libc::c_int) -> Result<()> {
         libc::bind(
             socket.as_raw_fd(),
             (&raw const address).cast(),
-            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+            libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>())?,
         )
     };
     if result < 0 {

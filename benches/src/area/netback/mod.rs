@@ -1,9 +1,12 @@
 //! The network back end: packets between a guest's ring and a tap, against the same packets without it.
 
+mod bare;
 mod frames;
 mod ours;
-mod rx;
-mod tx;
+mod serving;
+mod side;
+mod switch;
+mod taps;
 
 use anyhow::{Result, anyhow};
 use cantle_netport::Tap;
@@ -30,6 +33,6 @@ fn in_namespace(report: &mut Report) -> Result<()> {
         report.absent("netback/pps_1500", Unit::PerSecond, &why);
         return Ok(());
     }
-    tx::run(report)?;
-    rx::run(report)
+    taps::run(report)?;
+    switch::run(report)
 }

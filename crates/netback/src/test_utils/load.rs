@@ -74,28 +74,88 @@ impl Load {
     ///
     /// Where the back end does not answer for ten seconds, or breaks the ring.
     pub fn send(&self, front: &mut NetFront, count: u64) -> u64 {
-        let (mut sent, mut answered, mut errors) = (0, 0, 0);
-        let per_packet = self.copies.first().map_or(1, Vec::len) as u64;
-        let mut next = self.copies.iter().cycle();
-        while answered < count * per_packet {
-            let mut moved = 0;
-            while let Some(response) = front.tx.next_response().expect("a sound ring") {
-                moved += 1;
-                errors += u64::from(!matches!(response.status, NETIF_RSP_OKAY | NETIF_RSP_NULL));
-            }
-            answered += moved;
-            while sent < count && u64::from(front.tx.free()) >= per_packet {
-                for slot in next.next().into_iter().flatten() {
-                    front.tx.push_request(slot).expect("counted above");
-                }
-                sent += 1;
-                moved += 1;
-            }
-            front.kick();
-            if moved == 0 {
+        let mut stream = self.stream();
+        while stream.answered() < count {
+            if !stream.step(front, count) {
                 assert!(front.wait_tx(Duration::from_secs(10)), "an answer");
             }
         }
-        errors
+        stream.errors()
+    }
+
+    /// Begins to send the packet over and over, for a caller who has other things to do beside it.
+    #[must_use]
+    pub fn stream(&self) -> Stream<'_> {
+        Stream {
+            load: self,
+            next: 0,
+            sent: 0,
+            answered_slots: 0,
+            errors: 0,
+        }
+    }
+
+    /// Ring slots of a packet.
+    fn slots(&self) -> u64 {
+        self.copies.first().map_or(1, Vec::len) as u64
+    }
+}
+
+/// A packet being sent over and over.
+#[derive(Debug)]
+pub struct Stream<'a> {
+    load: &'a Load,
+    /// The copy that is sent next.
+    next: usize,
+    sent: u64,
+    answered_slots: u64,
+    errors: u64,
+}
+
+impl Stream<'_> {
+    /// Takes the answers that have come, and sends for as long as there is room in the ring and fewer than `until` have been sent in all.
+    /// It does not wait; false where there was nothing to do.
+    ///
+    /// # Panics
+    ///
+    /// Where the back end breaks the ring.
+    pub fn step(&mut self, front: &mut NetFront, until: u64) -> bool {
+        let mut moved = false;
+        while let Some(response) = front.tx.next_response().expect("a sound ring") {
+            moved = true;
+            self.answered_slots += 1;
+            let good = matches!(response.status, NETIF_RSP_OKAY | NETIF_RSP_NULL);
+            self.errors += u64::from(!good);
+        }
+        let slots = self.load.slots();
+        while self.sent < until && u64::from(front.tx.free()) >= slots {
+            let copy = self.load.copies.get(self.next);
+            for slot in copy.into_iter().flatten() {
+                front.tx.push_request(slot).expect("counted above");
+            }
+            self.next = (self.next + 1) % self.load.copies.len().max(1);
+            self.sent += 1;
+            moved = true;
+        }
+        front.kick();
+        moved
+    }
+
+    /// How many have been put in the ring.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// How many have been answered.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        self.answered_slots / self.load.slots()
+    }
+
+    /// How many answers said that a packet was refused or dropped.
+    #[must_use]
+    pub fn errors(&self) -> u64 {
+        self.errors
     }
 }
