@@ -112,7 +112,7 @@ fn frames_of_both_ways_are_read_back() {
 }
 
 fn read_by_tcpdump(path: &Path, count: usize) {
-    let output = Command::new("tcpdump").args(["-nvr"]).arg(path).output();
+    let output = Command::new("tcpdump").args(["-nvttr"]).arg(path).output();
     let Ok(output) = output else {
         eprintln!("SKIPPED: there is no tcpdump");
         return;
@@ -120,6 +120,9 @@ fn read_by_tcpdump(path: &Path, count: usize) {
     let text = String::from_utf8_lossy(&output.stdout);
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{complaint}");
+    let time: f64 = text.split_whitespace().next().unwrap().parse().unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    assert!((now.unwrap().as_secs_f64() - time).abs() < 60.0, "{text}");
     assert_eq!(
         text.matches("10.0.0.1.12345 > 10.0.0.2.80").count(),
         count,

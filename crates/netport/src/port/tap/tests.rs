@@ -184,6 +184,31 @@ fn a_flow_comes_by_the_queue_it_was_sent_by() {
 }
 
 #[test]
+fn the_queue_that_is_set_aside_takes_no_flow() {
+    in_netns(|| {
+        let device = TapDevice::create("aside0").unwrap();
+        device.interface().bring_up().unwrap();
+        ip("addr add 10.0.0.2/24 dev aside0");
+        ip("neigh add 10.0.0.1 lladdr 02:00:00:00:00:01 dev aside0");
+        let mut queue = device.open_queue().unwrap();
+        let socket = std::net::UdpSocket::bind("10.0.0.2:80").unwrap();
+        // The link's state may take a moment to be known.
+        let until = Instant::now() + Duration::from_secs(5);
+        while read(&mut *queue).is_empty() {
+            assert!(Instant::now() < until, "nothing comes");
+            socket.send_to(b"first", "10.0.0.1:1").unwrap();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+        read(&mut *queue);
+        for port in 1000..1064 {
+            socket.send_to(b"new", ("10.0.0.1", port)).unwrap();
+        }
+        assert_eq!(read_some(&mut *queue, 64).len(), 64);
+    });
+}
+
+#[test]
 fn the_interface_takes_a_bridge_and_an_mtu() {
     in_netns(|| {
         ip("link add bridge7 type bridge");
