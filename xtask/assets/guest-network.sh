@@ -2,6 +2,8 @@
 #   serve     serves others, by iperf3 and by traffic, until one of them ends it
 #   speed     iperf3 with network.peer=N, network.runs=KIND_WAY_vVERSION_MTU,… for network.seconds=N each, with network.streams=N
 #   offloads  traffic with network.peer=N and network.wire=N, network.kib=N both ways with all offloads and with one after the other off
+#   data      the same with all offloads alone
+#   replug    has the host take its interface away and give it another one, and sends data again
 #   quit      ends the peer that serves
 # Its addresses are the network.own=N of each network; network.queues=N is how many queues its interface has to have.
 
@@ -15,7 +17,7 @@ network_option() {
 direct4=10.213.78. direct6=fd00:213:78::
 wire4=10.213.79. wire6=fd00:213:79::
 
-iperf_port=5201 traffic_port=7001 spoil_port=7002
+iperf_port=5201 traffic_port=7001 spoil_port=7002 plug_port=7003
 
 connected() {
     wait_for -d /sys/class/net/eth0
@@ -70,7 +72,7 @@ wants() { [ "$(feature "$1")" = "$2" ] || fail "ethtool -k: $1 is $(feature "$1"
 
 # checked WHAT: data both ways by both versions, the short way and over the wire
 checked() {
-    for address in $direct4$peer $direct6$peer $wire4$wire $wire6$wire; do
+    for address in $direct4$peer $direct6$peer ${wire:+$wire4$wire $wire6$wire}; do
         case $address in
         $wire4* | $wire6*) size=$((kib / 4)) ;;
         *) size=$kib ;;
@@ -117,6 +119,16 @@ serve() {
     traffic serve $traffic_port > /tmp/traffic 2>&1 || fail "traffic: $(tail -n 1 /tmp/traffic)"
 }
 
+replug() {
+    traffic quit "$direct4$peer" $plug_port > /tmp/traffic || fail "cannot tell the host: $(cat /tmp/traffic)"
+    until_so test ! -e /sys/class/net/eth0 || fail "the interface does not go"
+    say "unplugged"
+    until_so test -e /sys/class/net/eth0 || fail "no interface comes"
+    connected
+    checked "another interface"
+    say "plugged=1"
+}
+
 quit() {
     traffic quit "$direct4$peer" $traffic_port > /tmp/traffic || fail "cannot end the peer: $(cat /tmp/traffic)"
 }
@@ -131,6 +143,8 @@ for step in $(echo "$network" | tr , ' '); do
     serve) serve ;;
     speed) speed ;;
     offloads) offloads ;;
+    data) checked "all offloads" ;;
+    replug) replug ;;
     quit) quit ;;
     *) fail "no such step: $step" ;;
     esac

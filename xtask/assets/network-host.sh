@@ -1,5 +1,6 @@
 # Guests of the network demo on their host, in the lab: a bridge with their taps and the host's own address, and a wire to it that knows no offloads.
-# Set by the caller: BUSYBOX CANTLE KERNEL INITRD TOOLS EMULATOR PROGRAMS WITH MEMORY VCPUS TAPS NET CMDLINE SERVER_NET SERVER_CMDLINE OPTIONS CAPTURE PCAP
+# Set by the caller: BUSYBOX CANTLE KERNEL INITRD TOOLS EMULATOR PROGRAMS WITH MEMORY VCPUS TAPS NET CMDLINE SERVER_NET SERVER_CMDLINE OPTIONS
+#                    ONE_PROCESS CAPTURE PCAP REPLUG
 # Lines that the caller reads begin with "host: ".
 # One stream, so that lines come whole and in order; and one for the other guest.
 exec 3>&2 2>&1
@@ -32,12 +33,15 @@ csum_errors() {
         END { print n + 0 }' /proc/net/snmp /proc/net/snmp6
 }
 
-# Made once for all guests of a lab. The kernel unpacks one archive after another.
+# Each once for all guests of a lab.
+for archive in $TOOLS $EMULATOR; do
+    unpacked=/run/unpacked.${archive##*/}
+    [ ! -e "$unpacked" ] || continue
+    (cd / && $bb cpio -i -d -u < "$archive" > /dev/null 2>&1) || fail "cannot unpack $archive"
+    $bb touch "$unpacked"
+done
+# The kernel unpacks one archive after another.
 if [ ! -e /tmp/initrd ]; then
-    # shellcheck disable=SC2086
-    for archive in $TOOLS $EMULATOR; do
-        (cd / && $bb cpio -i -d -u < "$archive" > /dev/null 2>&1) || fail "cannot unpack $archive"
-    done
     $bb mkdir -p "$work/root/bin"
     # shellcheck disable=SC2086
     $bb cp $PROGRAMS "$work/root/bin" || fail "no $PROGRAMS"
@@ -78,37 +82,90 @@ if [ -n "$CAPTURE" ]; then
 fi
 errors=$(csum_errors)
 
-# guest NET CMDLINE: runs one to its end
+# When the guest says so, by ending this, its interface goes and, after a while, another one comes.
+if [ -n "$REPLUG" ]; then
+    OPTIONS="$OPTIONS --xenstore-socket $work/xenstore"
+    (
+        traffic serve 7003 > /dev/null
+        cantle-xs --socket "$work/xenstore" write /cantle/network/control "detach 0" || fail "cannot unplug"
+        $bb sleep 4
+        cantle-xs --socket "$work/xenstore" write /cantle/network/control "attach $NET" || fail "cannot plug in"
+        $bb sleep 4
+        said=$(cantle-xs --socket "$work/xenstore" read /cantle/network/control-error 2> /dev/null) && echo "host: failed: $said"
+    ) &
+    running="$running $!"
+fi
+[ -z "$PCAP" ] || OPTIONS="$OPTIONS --pcap $PCAP"
+
+common="console=hvc0 quiet panic=-1"
+
+# guest NAME NET CMDLINE: runs one to its end
 guest() {
-    line="console=hvc0 quiet panic=-1 $2"
+    name=$1
+    shift
     case $WITH in
     cantle)
         # shellcheck disable=SC2086
-        "$CANTLE" run --kernel "$KERNEL" --initrd /tmp/initrd --memory "${MEMORY}M" --vcpus "$VCPUS" --cmdline "$line" $1 $OPTIONS < /dev/null
+        "$CANTLE" run --kernel "$KERNEL" --initrd /tmp/initrd --memory "${MEMORY}M" --vcpus "$VCPUS" --cmdline "$common $2" --net "$1" --name "$name" \
+            $OPTIONS < /dev/null
         ;;
     qemu)
         # shellcheck disable=SC2086
         /usr/bin/qemu-system-x86_64 -accel kvm,xen-version=0x4000a,kernel-irqchip=split -cpu host -m "$MEMORY" -smp "$VCPUS" -nodefaults -vga none \
             -display none -no-reboot -L /usr/share/qemu -L /usr/share/seabios -kernel "$KERNEL" -initrd /tmp/initrd \
-            -append "$line no_timer_check tsc=reliable" -chardev stdio,id=console -device xen-console,chardev=console $1 < /dev/null
+            -append "$common $2 no_timer_check tsc=reliable" -chardev stdio,id=console -device xen-console,chardev=console $1 < /dev/null
         ;;
     esac
 }
 
+# described NAME NET CMDLINE: one of several in the same process
+described() {
+    echo "name = '$1'"
+    echo "kernel = '$KERNEL'"
+    echo "ramdisk = '/tmp/initrd'"
+    echo "memory = $MEMORY"
+    echo "vcpus = $VCPUS"
+    echo "extra = '$common $3'"
+    echo "vif = ['$2']"
+}
+
 echo "host: start"
-if [ -n "$SERVER_NET" ]; then
-    guest "$SERVER_NET" "$SERVER_CMDLINE" >&3 2>&3 &
+if [ -n "$ONE_PROCESS" ]; then
+    $bb mkfifo "$work/console"
+    $bb cat "$work/console" >&3 2>&3 &
+    described client "$NET" "$CMDLINE" > "$work/client.cfg"
+    described server "$SERVER_NET" "$SERVER_CMDLINE" > "$work/server.cfg"
+    echo "console = '$work/console'" >> "$work/server.cfg"
+    $bb mkfifo "$work/ends"
+    # shellcheck disable=SC2086
+    "$CANTLE" run "$work/client.cfg" "$work/server.cfg" $OPTIONS < /dev/null 2> "$work/ends" &
+    both=$!
+    running="$running $both"
+    while read -r line; do
+        echo "$line"
+        # One that was not told to end, since the other one failed, ends as well.
+        case $line in "guest 'client'"*) ($bb sleep 20; [ -e "$work/ended" ] || kill $both) 2> /dev/null & ;; esac
+    done < "$work/ends" &
+    wait $both
+    code=$?
+    $bb touch "$work/ended"
+    echo
+    echo "host: server_end=$code"
+elif [ -n "$SERVER_NET" ]; then
+    guest server "$SERVER_NET" "$SERVER_CMDLINE" >&3 2>&3 &
     server=$!
     running="$running $server"
-fi
-guest "$NET" "$CMDLINE"
-code=$?
-echo
-if [ -n "$SERVER_NET" ]; then
-    # One that was not told to end, since the other one failed, ends as well.
-    ($bb sleep 20; kill $server) 2> /dev/null &
+    guest client "$NET" "$CMDLINE"
+    code=$?
+    echo
+    ($bb sleep 20; [ -e "$work/ended" ] || kill $server) 2> /dev/null &
     wait $server
     echo "host: server_end=$?"
+    $bb touch "$work/ended"
+else
+    guest client "$NET" "$CMDLINE"
+    code=$?
+    echo
 fi
 errors=$(($(csum_errors) - errors))
 [ $errors = 0 ] || fail "$errors packets came with a wrong checksum"

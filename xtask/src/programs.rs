@@ -12,7 +12,7 @@ use crate::{machine, process, workspace};
 pub(crate) const TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// The packages whose programs every lab machine has.
-const PACKAGES: [&str; 1] = ["cantle"];
+const PACKAGES: [&str; 2] = ["cantle", "cantle-xs"];
 
 /// cargo, with the workspace as its current folder and its variables as this program was given them.
 pub(crate) fn cargo() -> Command {

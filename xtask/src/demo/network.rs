@@ -7,9 +7,11 @@
 
 mod part;
 pub(super) mod peer;
+mod run;
 mod said;
 mod stage;
 mod table;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -21,9 +23,9 @@ use super::{DemoArgs, Host, say};
 use crate::images::{self, Debian, Guest, Tools};
 use crate::{guests, machine, programs};
 pub(crate) use part::Part;
-use part::Trial;
 use stage::Stage;
 use table::Table;
+use trial::Trial;
 
 /// The last line of a demo that went well.
 #[derive(Debug, Serialize)]
@@ -69,7 +71,7 @@ pub(super) fn on(host: Host, guest: Guest, args: &DemoArgs, parts: &[Part]) -> R
             let arrived = said.arrived(&run.to_string())?;
             table.add(part.name(), &run.to_string(), arrived);
         }
-        if trial.has_offloads() {
+        if *part == Part::Host {
             toggled = Some(said.number("toggled")?);
         }
     }

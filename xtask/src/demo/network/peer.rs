@@ -3,8 +3,9 @@
 use anyhow::{Result, ensure};
 use serde_json::{Map, Value, json};
 
-use super::part::{Part, Trial};
+use super::part::Part;
 use super::stage::{Stage, With};
+use super::trial::Trial;
 use crate::demo::{DemoArgs, Host, say};
 use crate::images::{self, Debian, Guest, Tools};
 use crate::{guests, machine, programs};

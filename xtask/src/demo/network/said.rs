@@ -68,6 +68,8 @@ impl Said {
             self.done = true;
         } else if let Some(code) = line.strip_prefix("host: end ") {
             self.code = code.parse().ok();
+        } else if line.starts_with("guest 'server'") {
+            self.server_end = Some(line.to_owned());
         } else if line.starts_with("guest '") {
             self.end = Some(line.to_owned());
         } else if let Some((name, value)) = line
@@ -118,6 +120,15 @@ impl Said {
                 "the other guest did not finish (code {code})"
             );
         }
+        Ok(())
+    }
+
+    /// Whether the guest did all it was told, whatever became of its host's program then: QEMU may crash at a guest's end.
+    pub(super) fn judge_peers(&self) -> Result<()> {
+        if let Some(why) = &self.failure {
+            bail!("{why}");
+        }
+        ensure!(self.done, "the guest did not finish ({:?})", self.code);
         Ok(())
     }
 
@@ -220,5 +231,15 @@ mod tests {
         let crash = "guest 'guest' crashed: triple fault\nhost: end 3\n";
         let why = said([crash.to_owned(), String::new()]).judge(false);
         assert!(why.unwrap_err().is::<GuestLost>());
+    }
+
+    #[test]
+    fn a_peer_may_crash_when_all_is_done() {
+        let crash = "guest: done\nSegmentation fault\nhost: end 139\n";
+        let peers = said([crash.to_owned(), String::new()]);
+        peers.judge_peers().unwrap();
+        assert!(peers.judge(false).is_err());
+        let early = said([crash.replace("guest: done\n", ""), String::new()]);
+        assert!(early.judge_peers().is_err());
     }
 }

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::part::Trial;
+use super::part::Part;
 use super::said::Said;
+use super::trial::{Started, Trial};
 use crate::demo::report::GuestLost;
 use crate::demo::{DemoArgs, TRIES, lost, say, shown};
 use crate::images::{Debian, Guest, Tools};
@@ -66,7 +67,7 @@ impl Stage {
 
     /// Runs a part, again while the emulator loses it; what was said, where all came to its proper end.
     pub(super) fn tried(&mut self, trial: &Trial) -> Result<Said> {
-        let name = self.name(trial);
+        let name = self.name(trial, With::Cantle);
         let mut run = 1;
         loop {
             match self.once(trial, With::Cantle) {
@@ -81,9 +82,9 @@ impl Stage {
 
     /// Runs a part once.
     pub(super) fn once(&mut self, trial: &Trial, with: With) -> Result<Said> {
-        let name = self.name(trial);
+        let name = self.name(trial, with);
         let mut log = OpenOptions::new().append(true).open(&self.log)?;
-        writeln!(log, "\n--- {name} by {}", with.name())?;
+        writeln!(log, "\n--- {name}")?;
         let script = self.script(trial, with)?;
         let timeout = self.timeout;
         let lab = self.lab()?;
@@ -102,13 +103,20 @@ impl Stage {
         if code.is_none() && !said.has_failed() {
             bail!(GuestLost(format!("no end after {timeout:?}")));
         }
-        said.judge(trial.server.is_some())?;
+        match with {
+            With::Cantle => said.judge(trial.server.is_some())?,
+            With::Qemu => said.judge_peers()?,
+        }
         Ok(said)
     }
 
-    fn name(&self, trial: &Trial) -> String {
+    fn name(&self, trial: &Trial, with: With) -> String {
         let (guest, host) = (self.guest.name(), self.host.name());
-        format!("{guest} on {host}, {}", trial.part.name())
+        format!(
+            "{guest} on {host}, {} by {}",
+            trial.part.name(),
+            with.name()
+        )
     }
 
     /// The lab that is there, or a new one; one that is not free is ended before.
@@ -147,8 +155,8 @@ impl Stage {
             With::Qemu => tools(Tools::Emulator),
         };
         let server = trial.server.as_ref();
-        let server = |of: fn(&super::part::Started) -> &str| server.map_or("", of);
-        let capture = if trial.has_offloads() { "yes" } else { "" };
+        let server = |of: fn(&Started) -> &str| server.map_or("", of);
+        let when = |so: bool, value: &'static str| if so { value } else { "" };
         Ok(lab::assigned(&[
             ("BUSYBOX", "busybox"),
             ("CANTLE", "cantle"),
@@ -166,8 +174,10 @@ impl Stage {
             ("SERVER_NET", server(|guest| &guest.net)),
             ("SERVER_CMDLINE", server(|guest| &guest.cmdline)),
             ("OPTIONS", &trial.options),
-            ("CAPTURE", capture),
-            ("PCAP", ""),
+            ("ONE_PROCESS", when(trial.part.is_one_process(), "yes")),
+            ("CAPTURE", when(trial.part == Part::Host, "yes")),
+            ("PCAP", when(trial.part == Part::Rate, "/tmp/network.pcap")),
+            ("REPLUG", when(trial.part == Part::Plug, "yes")),
         ]) + &body)
     }
 }
