@@ -125,7 +125,7 @@ pub struct PasstDevice {
 pub struct PasstPort {
     stream: StreamPort,
     // After the socket, by whose end it ends.
-    _process: Process,
+    process: Process,
     lease: Option<Lease>,
 }
 
@@ -151,7 +151,7 @@ impl PasstPort {
         let stream = StreamPort::new(ours).map_err(PasstError::Start)?;
         Ok(Self {
             stream: stream.with_large(LARGE_MAX),
-            _process: process,
+            process,
             lease: None,
         })
     }
@@ -192,7 +192,7 @@ impl PasstDevice {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let mut port = match first {
+        let mut port = match first.filter(|port| port.process.runs()) {
             Some(port) => port,
             None => PasstPort::start(&self.options)?,
         };

@@ -10,6 +10,7 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tracing::{debug, warn};
 
@@ -63,6 +64,24 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Whether it has not ended yet.
+    pub(super) fn runs(&self) -> bool {
+        let mut end = [PollFd::new(&self.child, PollFlags::IN)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        poll(&mut end, Some(&now)).is_ok_and(|ended| ended == 0)
+    }
+
+    /// Tells it to end.
+    pub(super) fn end(&self) {
+        // It may have ended already.
+        let _ = pidfd_send_signal(&self.child, Signal::TERM);
+    }
+}
+
 /// A descriptor of the child, whose number may be another's once it has been waited for.
 fn hold(child: &Child) -> io::Result<OwnedFd> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
@@ -105,7 +124,6 @@ fn line(from: &mut BufReader<ChildStderr>) -> Option<String> {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended already.
-        let _ = pidfd_send_signal(&self.child, Signal::TERM);
+        self.end();
     }
 }

@@ -149,6 +149,20 @@ fn a_guest_gets_a_network() {
             }
         };
         network_of_a_guest(&mut again);
+        assert!(again.process.runs());
+        again.process.end();
+        let until = Instant::now() + Duration::from_secs(5);
+        while again.process.runs() {
+            assert!(
+                Instant::now() < until,
+                "passt does not end when it is told to"
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let mut buffer = [0; 100];
+        while again.is_open() {
+            let _ = again.receive(&mut [PartMut::from(&mut buffer[..])]);
+        }
     });
 }
 
