@@ -125,13 +125,35 @@ pub(super) fn obey(
         return Ok(true);
     }
     let before = std::mem::replace(said, now.clone());
-    let mut wrong = Vec::new();
-    let mut rate = |key, text: &Option<String>, set: &dyn Fn(Option<Rate>)| match text {
-        None => set(None),
-        Some(text) => match parse_rate(text) {
-            Ok(rate) => set(rate),
-            Err(why) => wrong.push(format!("{key}: {why}")),
-        },
+    let (told, wrong) = apply(&before, &now, control);
+    tell(client, id, &told)?;
+    let path = format!("{directory}/control-error");
+    if wrong.is_empty() {
+        client.rm_if_there(TxId::NONE, &path)?;
+    } else {
+        let why = wrong.join("; ");
+        tracing::warn!(
+            interface = directory,
+            why,
+            "what was said of it was not done"
+        );
+        client.write(TxId::NONE, &path, why.as_bytes())?;
+    }
+    Ok(true)
+}
+
+/// Does what differs; what the guest is to be told, and what is wrong.
+fn apply(
+    before: &Said,
+    now: &Said,
+    control: &NetControl,
+) -> (Vec<(&'static str, String)>, Vec<String>) {
+    let (mut told, mut wrong) = (Vec::new(), Vec::new());
+    let mut rate = |key, text: &Option<String>, set: &dyn Fn(Option<Rate>)| match parse_rate(
+        text.as_deref().unwrap_or_default(),
+    ) {
+        Ok(rate) => set(rate),
+        Err(why) => wrong.push(format!("{key}: {why}")),
     };
     if now.rate != before.rate {
         rate("rate", &now.rate, &|rate| control.set_tx_rate(rate));
@@ -139,7 +161,6 @@ pub(super) fn obey(
     if now.rate_rx != before.rate_rx {
         rate("rate-rx", &now.rate_rx, &|rate| control.set_rx_rate(rate));
     }
-    let mut told = Vec::new();
     if let (Some(text), true) = (&now.mtu, now.mtu != before.mtu) {
         match parse_mtu(text) {
             Ok(mtu) => {
@@ -159,20 +180,7 @@ pub(super) fn obey(
             Some(text) => wrong.push(format!("link: {text:?} is not 0 or 1")),
         }
     }
-    tell(client, id, &told)?;
-    let path = format!("{directory}/control-error");
-    if wrong.is_empty() {
-        client.rm_if_there(TxId::NONE, &path)?;
-    } else {
-        let why = wrong.join("; ");
-        tracing::warn!(
-            interface = directory,
-            why,
-            "what was said of it was not done"
-        );
-        client.write(TxId::NONE, &path, why.as_bytes())?;
-    }
-    Ok(true)
+    (told, wrong)
 }
 
 /// Writes into the front end's directory, as long as there is one.

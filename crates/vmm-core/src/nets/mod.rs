@@ -4,6 +4,7 @@
 
 mod config;
 mod keys;
+mod net;
 mod open;
 mod switches;
 mod watch;
@@ -15,20 +16,19 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use cantle_abi::DomId;
-use cantle_netback::{Backend, NetControl};
-use cantle_xenstore::xenbus::{DeviceId, Removal, Removed, toolstack};
+use cantle_netback::Backend;
+use cantle_xenstore::xenbus::{DeviceId, Removal, toolstack};
 use vmm_sys_util::eventfd::EventFd;
 
 pub use config::{MAX_NETS, NetConfig, NetIdentity, NetLink, OpenDevice};
 pub use switches::{HostSwitch, SwitchConfig, SwitchSetupError, Uplink};
 pub(crate) use watch::NetWatch;
 
-use crate::devices::{Platform, chain, named};
+use crate::devices::{Platform, chain};
 use crate::error::{NetError, SetupError};
 use crate::outcome::Stats;
 use crate::running::join;
-use keys::Said;
-use open::Opened;
+use net::{Leaving, Net, Serving};
 
 /// Makes a configuration of a text: the language of whoever runs the machine.
 pub type ReadNet = dyn Fn(&str) -> Result<NetConfig, String> + Send + Sync;
@@ -61,31 +61,6 @@ enum Stage {
     SetUp,
     Running,
     Ended,
-}
-
-/// An interface.
-struct Net {
-    id: DeviceId,
-    control: NetControl,
-    stats: Arc<cantle_netback::Stats>,
-    opened: Arc<Opened>,
-    /// What its directory says.
-    said: Said,
-    serving: Serving,
-    leaving: Option<Leaving>,
-}
-
-enum Serving {
-    /// Until the guest runs.
-    Not(Box<Backend>),
-    By(JoinHandle<()>),
-    Failed,
-}
-
-/// An interface on its way out.
-struct Leaving {
-    removal: Removal,
-    since: Instant,
 }
 
 impl fmt::Debug for Nets {
@@ -269,72 +244,6 @@ impl State {
         }
         // Of those that came and went, only what still runs is kept.
         self.threads.retain(|thread| !thread.is_finished());
-    }
-}
-
-impl Net {
-    /// Starts its thread, which serves it until the machine's end, or its own.
-    fn start(&mut self, index: u32, stop: &EventFd) -> Result<(), SetupError> {
-        let Serving::Not(mut backend) = std::mem::replace(&mut self.serving, Serving::Failed)
-        else {
-            return Ok(());
-        };
-        let failed = |error| SetupError::host("a device's thread")(error);
-        let stop = stop.try_clone().map_err(failed)?;
-        let opened = self.opened.clone();
-        let thread = std::thread::Builder::new()
-            .name(format!("vif{index}"))
-            .spawn(move || {
-                if let Err(error) = backend.run(&stop) {
-                    let error = chain(&error);
-                    tracing::error!(index, error, "an interface's back end gave up");
-                }
-                // What it was connected to is closed after it.
-                drop((backend, opened));
-            })
-            .map_err(failed)?;
-        self.serving = Serving::By(thread);
-        Ok(())
-    }
-
-    fn counters(&self) -> BTreeMap<String, u64> {
-        let (tx, rx) = (self.stats.tx.counts(), self.stats.rx.counts());
-        let mut counters = named(&[
-            ("tx_packets", tx.packets),
-            ("tx_bytes", tx.bytes),
-            ("tx_dropped", tx.dropped),
-            ("tx_errors", tx.errors),
-            ("rx_packets", rx.packets),
-            ("rx_bytes", rx.bytes),
-            ("rx_dropped", rx.dropped),
-            ("rx_errors", rx.errors),
-            ("rx_stalls", self.stats.stalls()),
-        ]);
-        counters.extend(self.opened.counters());
-        counters
-    }
-
-    /// Sees how its removal is; true when it is gone.
-    fn has_left(&mut self, patience: std::time::Duration) -> bool {
-        let Some(leaving) = &mut self.leaving else {
-            return false;
-        };
-        let outcome = match leaving.since.elapsed() >= patience {
-            true => leaving.removal.force(),
-            false => leaving.removal.process(),
-        };
-        match outcome {
-            Ok(Removed::NotYet) => false,
-            Ok(Removed::Orderly) => true,
-            Ok(Removed::Forced) => {
-                tracing::warn!(interface = %self.id.backend_path(), "taken away by force");
-                true
-            }
-            Err(error) => {
-                tracing::warn!(%error, "an interface cannot be taken away");
-                false
-            }
-        }
     }
 }
 

@@ -4,10 +4,11 @@ use std::time::Duration;
 use cantle_abi::io::xenbus::XenbusState as S;
 use cantle_evtchn::Hub;
 use cantle_grant::{InProcessMapper, Tables};
-use cantle_netback::BackendOptions;
+use cantle_netback::{BackendOptions, NetControl};
 use cantle_xenstore::prelude::*;
 use cantle_xenstore::xenbus::{BareFrontend, toolstack};
 use cantle_xenstore::{LocalClient, Shared, TxId};
+use proptest::prelude::*;
 
 use super::*;
 
@@ -451,4 +452,75 @@ fn guests_meet_at_a_switch_and_a_mirror_sees_them() {
     assert!(port("db.0").is_none(), "its port goes with it");
     drop((web, ids));
     assert_eq!(switch.switch().ports().len(), 0);
+}
+
+/// What may happen to interfaces.
+#[derive(Clone, Copy, Debug)]
+enum Deed {
+    Attach,
+    Detach(u32),
+    /// Its directories are taken away.
+    Destroy(u32),
+    Link(u32, bool),
+    Mtu(u32, u32),
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let index = 0..5_u32;
+    prop_oneof![
+        3 => Just(Deed::Attach),
+        2 => index.clone().prop_map(Deed::Detach),
+        1 => index.clone().prop_map(Deed::Destroy),
+        2 => (index.clone(), any::<bool>()).prop_map(|(index, up)| Deed::Link(index, up)),
+        2 => (index, 0..70_000_u32).prop_map(|(index, mtu)| Deed::Mtu(index, mtu)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Interfaces by their numbers, with whether they are up and what packets they were last told to carry, against a map.
+    #[test]
+    fn interfaces_are_those_of_a_map(deeds in prop::collection::vec(deed(), 0..24)) {
+        let mut host = Host::new(&[]);
+        host.nets.start().unwrap();
+        let mut model = BTreeMap::<u32, (bool, Option<u32>)>::new();
+        for deed in deeds {
+            match deed {
+                Deed::Attach => {
+                    let free = (0..).find(|index| !model.contains_key(index)).unwrap();
+                    prop_assert_eq!(host.nets.attach(&nowhere()).unwrap(), free);
+                    model.insert(free, (true, None));
+                }
+                Deed::Detach(index) => {
+                    let there = model.remove(&index).is_some();
+                    prop_assert_eq!(host.nets.detach(index).is_ok(), there);
+                }
+                Deed::Destroy(index) => {
+                    toolstack::destroy_device(&host.dom0, &Host::id(index)).unwrap();
+                    model.remove(&index);
+                }
+                Deed::Link(index, up) => if let Some((now, _)) = model.get_mut(&index) {
+                    *now = up;
+                    host.say(index, "link", Some(if up { "1" } else { "0" }));
+                }
+                Deed::Mtu(index, mtu) => if let Some((_, now)) = model.get_mut(&index) {
+                    let good = (68..=65_535).contains(&mtu);
+                    if good {
+                        *now = Some(mtu);
+                    }
+                    let why = host.say(index, "mtu", Some(&mtu.to_string()));
+                    prop_assert!(!good || why.is_none());
+                }
+            }
+            let there: Vec<u32> = model.keys().copied().collect();
+            host.wait_for(&there);
+            for (index, (up, mtu)) in &model {
+                prop_assert_eq!(host.control(*index).link(), *up);
+                let disconnect = if *up { "0" } else { "1" };
+                prop_assert_eq!(host.front(*index, "disconnect"), Some(disconnect.to_owned()));
+                prop_assert_eq!(host.front(*index, "mtu"), mtu.map(|mtu| mtu.to_string()));
+            }
+        }
+    }
 }
