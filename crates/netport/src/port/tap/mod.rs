@@ -47,7 +47,7 @@ pub enum TapError {
     },
     /// It has no more queues.
     #[error(
-        "the tap {name} has no more than {queues} (several take: ip tuntap add dev {name} mode tap multi_queue vnet_hdr user $USER)"
+        "the tap {name} has no queue left of its {queues} (several take: ip tuntap add dev {name} mode tap multi_queue vnet_hdr user $USER)"
     )]
     NoMoreQueues {
         /// The name asked for.
