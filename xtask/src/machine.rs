@@ -26,10 +26,12 @@ const FOR_STORAGE: &[Need] = &[("qemu-utils", Shown::File("/usr/bin/qemu-img"))]
 /// To compare with.
 const FOR_BENCH: &[Need] = &[("fio", Shown::File("/usr/bin/fio"))];
 
-/// For tests: the C headers that layouts are compared with, taps, the fuzzer's runtime, others' clients of xenstore.
+/// For tests: the C headers that layouts are compared with, taps and user-mode networks, the fuzzer's runtime, others' clients of xenstore.
 const FOR_TESTS: &[Need] = &[
     ("libxen-dev", Shown::File("/usr/include/xen/xen.h")),
     ("iproute2", Shown::File("/usr/sbin/ip")),
+    ("passt", Shown::File("/usr/bin/passt")),
+    ("tcpdump", Shown::File("/usr/bin/tcpdump")),
     ("g++", Shown::Program("c++")),
     ("xenstore-utils", Shown::File("/usr/bin/xenstore-ls")),
     (
