@@ -1,6 +1,7 @@
 //! The network back end: packets between a guest's ring and a tap, against the same packets without it.
 
 mod bare;
+mod case;
 mod frames;
 mod ours;
 mod serving;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::case::Case;
 use super::frames::{Kind, Packet};
 use crate::cpu_clock::thread_time;
 use crate::measure::{Row, Samples, Unit};
@@ -87,8 +88,9 @@ pub(super) struct Contest<'a> {
 }
 
 impl<'a> Contest<'a> {
-    /// `_rx` or nothing, and what else a row's name ends with.
-    pub(super) fn new(packet: &'a Packet, receives: bool, suffix: &str) -> Self {
+    /// The rows of a packet that is sent or received.
+    pub(super) fn new(packet: &'a Packet, receives: bool, case: Case) -> Self {
+        let suffix = case.suffix();
         let (direction, large) = match (receives, packet.kind) {
             (true, _) => ("_rx", "_rx"),
             (false, Kind::Gso) => ("_tx", ""),
@@ -102,7 +104,8 @@ impl<'a> Contest<'a> {
         Self {
             packet,
             rate: format!("netback/{}{direction}{suffix}", packet.kind.name()),
-            cpu: Some(format!("netback/cpu_per_packet{kind}{large}{suffix}")),
+            // Of several queues, one thread's time alone is known.
+            cpu: (case.queues == 1).then(|| format!("netback/cpu_per_packet{kind}{large}{suffix}")),
         }
     }
 

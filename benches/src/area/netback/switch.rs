@@ -1,14 +1,15 @@
 //! From guest to guest by the switch, against `memcpy` of the same bytes.
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use cantle_abi::PAGE_SIZE;
 use cantle_netback::test_utils::{Load, Outgoing};
-use cantle_netport::NetDevice;
 use cantle_switch::{PortOptions, Switch, SwitchOptions};
 
+use super::case::Case;
 use super::frames::{Kind, Packet};
 use super::ours::{Ours, PATIENCE};
 use super::side::{Contest, Side, Sides, Took, alone};
@@ -54,13 +55,13 @@ impl Crossing {
             switch.add_port(PortOptions::named("to"))?,
         );
         let (from, mut to) = (
-            Ours::start(from.open_queue()?)?,
-            Ours::start(to.open_queue()?)?,
+            Ours::start(Arc::new(from), Case::USUAL)?,
+            Ours::start(Arc::new(to), Case::USUAL)?,
         );
         introduce(&mut to, packet)?;
         let slots = packet.pages() + usize::from(packet.offload.gso.is_some());
         Ok(Self {
-            load: from.load(packet),
+            load: Load::new(&from.front, &packet.outgoing()),
             from,
             to,
             window: 256 / slots as u64,

@@ -1,42 +1,62 @@
-//! Between a guest's ring and a tap, against such a tap without it.
+//! Between a guest's rings and a tap, against such a tap without them.
+
+use std::sync::Arc;
 
 use anyhow::Result;
-use cantle_netport::Tap;
+use cantle_netport::{NetDevice, TapDevice};
 
 use super::bare::{Reader, Writer};
+use super::case::Case;
 use super::frames::{Kind, Packet};
 use super::ours::{Ours, Receiver, Sender};
-use super::side::{Contest, Sides};
+use super::side::{Contest, Side, Sides};
 use crate::private_net::{Feeder, set_up};
 use crate::report::Report;
 
 pub(super) fn run(report: &mut Report) -> Result<()> {
-    for kind in Kind::ALL {
-        let packet = Packet::new(kind)?;
-        Contest::new(&packet, false, "").run(report, || {
-            Ok(Sides {
-                ours: Box::new(Sender::new(Ours::start(tap()?)?, &packet)),
-                limit: Box::new(Writer::new("bare0", 1, &packet)?),
-                peer: None,
-            })
-        });
-    }
-    for kind in Kind::ALL {
-        let packet = Packet::new(kind)?;
-        Contest::new(&packet, true, "").run(report, || {
-            let ours = Ours::start(tap()?)?;
-            Ok(Sides {
-                ours: Box::new(Receiver::new(ours, &packet, Feeder::new("ours0")?)),
-                limit: Box::new(Reader::new("bare0", 1, &packet)?),
-                peer: None,
-            })
-        });
+    let two = Case {
+        queues: 2,
+        ..Case::USUAL
+    };
+    let statics = Case {
+        statics: true,
+        ..Case::USUAL
+    };
+    for case in [Case::USUAL, two, statics] {
+        for kind in Kind::ALL {
+            let packet = Packet::new(kind)?;
+            for receives in [false, true] {
+                let contest = Contest::new(&packet, receives, case);
+                contest.run(report, || sides(&packet, receives, case));
+            }
+        }
     }
     Ok(())
 }
 
-fn tap() -> Result<Box<dyn cantle_netport::NetPort>> {
-    let tap = Tap::create("ours0")?;
+fn sides(packet: &Packet, receives: bool, case: Case) -> Result<Sides<'_>> {
+    let ours = Ours::start(tap()?, case)?;
+    let (ours, limit): (Box<dyn Side>, Box<dyn Side>) = if receives {
+        let feeder = Feeder::new("ours0")?;
+        (
+            Box::new(Receiver::new(ours, packet, feeder)),
+            Box::new(Reader::new("bare0", case.queues, packet)?),
+        )
+    } else {
+        (
+            Box::new(Sender::new(ours, packet)),
+            Box::new(Writer::new("bare0", case.queues, packet)?),
+        )
+    };
+    Ok(Sides {
+        ours,
+        limit,
+        peer: None,
+    })
+}
+
+fn tap() -> Result<Arc<dyn NetDevice>> {
+    let tap = TapDevice::create("ours0")?;
     set_up("ours0")?;
-    Ok(Box::new(tap))
+    Ok(Arc::new(tap))
 }

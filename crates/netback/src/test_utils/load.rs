@@ -7,10 +7,10 @@ use cantle_abi::io::netif::{
     NetifExtraInfo, NetifTxRequest,
 };
 
-use super::{NetFront, Outgoing};
+use super::{FrontQueue, Outgoing};
 use cantle_netport::PartMut;
 
-/// A packet laid out in a front end's pages, ready to be sent any number of times.
+/// A packet laid out in a queue's pages, ready to be sent any number of times.
 #[derive(Clone, Debug)]
 pub struct Load {
     /// Ring slots of each copy of the packet.
@@ -18,13 +18,13 @@ pub struct Load {
 }
 
 impl Load {
-    /// Fills the front end's pages with as many copies of a packet as the ring has room for. Its `split` and `offset` are not used.
+    /// Fills a queue's pages with as many copies of a packet as the ring has room for. Its `split` and `offset` are not used.
     ///
     /// # Panics
     ///
     /// For a packet that is longer than a request can say.
     #[must_use]
-    pub fn new(front: &NetFront, packet: &Outgoing<'_>) -> Self {
+    pub fn new(front: &FrontQueue, packet: &Outgoing<'_>) -> Self {
         let pages = packet.bytes.chunks(cantle_abi::PAGE_SIZE).len();
         let slots = pages + usize::from(packet.gso.is_some());
         let total = u16::try_from(packet.bytes.len()).expect("at most 65535 bytes");
@@ -73,7 +73,7 @@ impl Load {
     /// # Panics
     ///
     /// Where the back end does not answer for ten seconds, or breaks the ring.
-    pub fn send(&self, front: &mut NetFront, count: u64) -> u64 {
+    pub fn send(&self, front: &mut FrontQueue, count: u64) -> u64 {
         let mut stream = self.stream();
         while stream.answered() < count {
             if !stream.step(front, count) {
@@ -119,7 +119,7 @@ impl Stream<'_> {
     /// # Panics
     ///
     /// Where the back end breaks the ring.
-    pub fn step(&mut self, front: &mut NetFront, until: u64) -> bool {
+    pub fn step(&mut self, front: &mut FrontQueue, until: u64) -> bool {
         let mut moved = false;
         while let Some(response) = front.tx.next_response().expect("a sound ring") {
             moved = true;

@@ -1,0 +1,25 @@
+//! How packets go through the rings.
+
+/// How a front end is connected.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Case {
+    pub(super) queues: usize,
+    /// All its pages are mapped once and for all, by the control ring.
+    pub(super) statics: bool,
+}
+
+impl Case {
+    pub(super) const USUAL: Self = Self {
+        queues: 1,
+        statics: false,
+    };
+
+    /// What rows' names end with.
+    pub(super) fn suffix(self) -> &'static str {
+        match self {
+            Self { statics: true, .. } => "_static",
+            Self { queues: 1, .. } => "",
+            Self { .. } => "_2q",
+        }
+    }
+}
