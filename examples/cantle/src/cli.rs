@@ -32,8 +32,9 @@ pub(crate) enum Command {
 const RUN_HELP: &str = "\
 Ctrl-] leaves: it destroys the guests. SIGTERM, SIGINT and SIGHUP destroy them too.
 
-Several files are several guests of one process, which reach each other by switches of the same name. The first has the terminal; what
-the others print on their consoles is shown with their names before it, or goes to a file (console = \"FILE\" in the guest's own).
+Several files are several guests of one process, which reach each other by switches of the same
+name. The first has the terminal; what the others print is shown with their names before it, or
+goes to a file (console = \"FILE\" in the guest's own).
 
 An interface may come and go while a guest runs: see \"Networks\" in the README.
 
@@ -63,7 +64,7 @@ pub(crate) struct RunArgs {
         value_name = "GUEST.CFG",
         conflicts_with_all = [
             "initrd", "cmdline", "memory", "vcpus", "max_event_channels", "max_event_rate", "disk", "net", "name", "max_grant_version",
-            "max_grant_frames", "max_maptrack_frames", "console", "pcap"
+            "max_grant_frames", "max_maptrack_frames", "console"
         ]
     )]
     files: Vec<PathBuf>,
@@ -114,6 +115,7 @@ pub(crate) struct RunArgs {
     switch: Vec<SwitchConfig>,
 
     /// Keeps all packets of the first interface, or of the Nth (from 0), in a file for tcpdump and Wireshark; may be given several times.
+    /// Of several guests it is the first's.
     #[arg(long, value_name = "[N=]FILE", value_parser = net::pcap)]
     pcap: Vec<(usize, PathBuf)>,
 
@@ -201,7 +203,7 @@ impl RunArgs {
     /// The guests that are asked for, from their files or from the options.
     pub(crate) fn guests(&self) -> Result<Vec<Guest>> {
         let mut guests = match &self.kernel {
-            Some(kernel) => vec![self.described_by_options(kernel.clone())?],
+            Some(kernel) => vec![self.described_by_options(kernel.clone())],
             None => self
                 .files
                 .iter()
@@ -227,27 +229,16 @@ impl RunArgs {
                 guest.config.xenstore_socket = self.xenstore_socket.clone();
             }
         }
-        match guests.first_mut() {
-            Some(first) => first.switches.extend(self.switch.iter().cloned()),
-            None => bail!("neither --kernel nor a file"),
-        }
+        let Some(first) = guests.first_mut() else {
+            bail!("neither --kernel nor a file");
+        };
+        first.switches.extend(self.switch.iter().cloned());
+        self.capture(&mut first.nets)?;
         Ok(guests)
     }
 
-    /// What is said for all guests.
-    fn apply(&self, guest: &mut Guest) {
-        if let Some(on_error) = self.on_error {
-            let usual = BackendOptions::default().on_error;
-            let disks = guest.config.disks.iter_mut();
-            disks
-                .filter(|disk| disk.options.on_error == usual)
-                .for_each(|disk| disk.options.on_error = on_error);
-        }
-        guest.config.transport = self.transport.into();
-    }
-
-    fn described_by_options(&self, kernel: PathBuf) -> Result<Guest> {
-        let mut nets = self.net.clone();
+    /// What is kept in files of interfaces.
+    fn capture(&self, nets: &mut [net::Net]) -> Result<()> {
         for (index, file) in &self.pcap {
             let Some(net) = nets.get_mut(*index) else {
                 bail!(
@@ -263,8 +254,24 @@ impl RunArgs {
                 );
             }
         }
-        Ok(Guest {
-            nets,
+        Ok(())
+    }
+
+    /// What is said for all guests.
+    fn apply(&self, guest: &mut Guest) {
+        if let Some(on_error) = self.on_error {
+            let usual = BackendOptions::default().on_error;
+            let disks = guest.config.disks.iter_mut();
+            disks
+                .filter(|disk| disk.options.on_error == usual)
+                .for_each(|disk| disk.options.on_error = on_error);
+        }
+        guest.config.transport = self.transport.into();
+    }
+
+    fn described_by_options(&self, kernel: PathBuf) -> Guest {
+        Guest {
+            nets: self.net.clone(),
             switches: Vec::new(),
             console: self.console.clone(),
             config: GuestConfig {
@@ -289,7 +296,7 @@ impl RunArgs {
             on_poweroff: Action::Destroy,
             on_reboot: Action::Destroy,
             on_crash: Action::Destroy,
-        })
+        }
     }
 }
 

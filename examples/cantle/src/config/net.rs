@@ -15,16 +15,17 @@ Networks (--net LINK[,…]), where LINK says what an interface's packets leave b
   tap=NAME                   a tap device, made where it does not exist; tap alone: named GUEST.N
     bridge=BRIDGE            puts the tap into a bridge of the host
   packet=IFACE               an interface of the host, which the guest shares
-  user[:OPTIONS]             user-mode networking by passt, without privileges; OPTIONS are passt's, with spaces: 'user:-t 2222:22'
+  user[:OPTIONS]             user-mode networking by passt, without privileges
+                             (OPTIONS are passt's own, with spaces: 'user:-t 2222:22')
   stream=SOCKET              a Unix socket, as of a passt that runs already
-  switch=NAME                a switch in this process, which other guests of it may be at too (see --switch)
+  switch=NAME                a switch of this process, where its other guests may be too
     vlan=N                   in this VLAN, without tags
     trunk=N+N+…|all          in these VLANs, with tags; native=N: and in this one without
     isolated                 reaches no other port that is isolated
-    mac-filter               sends by its own hardware address alone; with ip=, by its own addresses alone
+    mac-filter               sends by its own hardware address only, and by those of ip=
   none                       nothing
 and for any of them:
-  mac=ADDRESS                the guest's hardware address; by its name and the interface's number unless given
+  mac=ADDRESS                the guest's hardware address; made of its name unless given
   queues=N                   queues that the guest may use, 1 to 16
   mtu=N                      the largest IP packet, 68 to 65535 bytes
   rate=RATE, rx-rate=RATE    limits of what the guest sends and gets: 10MB/s, 80Mb/s, 10MB/s@50ms

@@ -9,9 +9,9 @@ use super::spec::{interface, name, set};
 
 /// What the option takes, for its help.
 pub(crate) const HELP: &str = "\
-Switches (--switch NAME[,…]; one that an interface names is made anyway, with the usual settings):
+Switches (--switch NAME[,…]; one that an interface names is made anyway):
   uplink=tap:NAME|packet:IFACE  where the switch leads to; may be given several times
-  mirror=GUEST.N                the port of this guest's Nth interface gets copies of all that the others send
+  mirror=GUEST.N                this guest's Nth interface gets copies of all that others send
   aging=SECONDS                 how long an address is remembered, 300 unless given
   broadcast-limit=PPS           broadcasts a second that each port may send";
 
