@@ -20,6 +20,9 @@ const UDP_LOST: f64 = 50.0;
 /// MB/s that a limited guest may send, and get.
 const LIMITS: [f64; 2] = [3.0, 2.0];
 
+/// How much may pass at once: as much as in so long. An emulated guest is late at times, and what it has not used by then is lost to it.
+const INTERVAL: &str = "250ms";
+
 /// How far off these it may be.
 const OFF: f64 = 0.15;
 
@@ -204,7 +207,7 @@ fn net(part: Part, tap: u32, own: u32) -> String {
     let more = match (part, part.queues()) {
         (Part::Rate, _) => {
             let [up, down] = LIMITS;
-            format!(",rate={up}MB/s,rx-rate={down}MB/s")
+            format!(",rate={up}MB/s@{INTERVAL},rx-rate={down}MB/s@{INTERVAL}")
         }
         (_, 1) => String::new(),
         (_, queues) => format!(",queues={queues}"),
@@ -299,6 +302,6 @@ mod tests {
             net(Part::Switch, 1, SERVER),
             "switch=lan,mac=00:16:3e:00:00:03"
         );
-        assert!(net(Part::Rate, 0, CLIENT).ends_with(",rate=3MB/s,rx-rate=2MB/s"));
+        assert!(net(Part::Rate, 0, CLIENT).ends_with(",rate=3MB/s@250ms,rx-rate=2MB/s@250ms"));
     }
 }
