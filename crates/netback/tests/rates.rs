@@ -2,19 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod common;
-
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cantle_netback::credit::Rate;
-use cantle_netback::test_utils::{FrontOptions, FrontQueue, TestDevice, World, settle};
+use cantle_netback::test_utils::{
+    FrontOptions, FrontQueue, StopAtEnd, TestDevice, Vif, World, eventually, outgoing, plain,
+    settle, step, until,
+};
 use cantle_netback::{BackendOptions, Stats};
 use cantle_netport::headers::IpVersion;
 use cantle_netport::test_utils::{Recorded, Shape};
-
-use common::{Vif, connect, eventually, outgoing, plain, step, until};
 
 /// A full bucket holds this much at least.
 const BURST_MIN: u64 = 64 * 1024;
@@ -83,6 +82,7 @@ fn hold(vif: Vif, bytes_per_second: u64, bucket: u64, passed: fn(&Stats) -> u64,
     let begin = Instant::now();
     let running = World::serve(backend);
     let (first, after) = std::thread::scope(|scope| {
+        let _end = StopAtEnd(&stop);
         for queue in front.queues() {
             let stop = &stop;
             scope.spawn(move || {
@@ -114,7 +114,6 @@ fn hold(vif: Vif, bytes_per_second: u64, bucket: u64, passed: fn(&Stats) -> u64,
         let first = (Instant::now(), passed(running.stats()));
         std::thread::sleep(Duration::from_millis(600));
         let after = (passed(running.stats()), begin.elapsed());
-        stop.store(true, Ordering::Relaxed);
         ((first.0.elapsed(), first.1), after)
     });
     let (total, time) = after;
@@ -131,7 +130,7 @@ fn hold(vif: Vif, bytes_per_second: u64, bucket: u64, passed: fn(&Stats) -> u64,
 fn what_a_guest_sends_is_held_to_the_rate() {
     for count in [1, 2] {
         let device = TestDevice::pulled(4);
-        let vif = connect(device, options(rate(50_000, 5000), None), &queues(count));
+        let vif = Vif::connect(device, options(rate(50_000, 5000), None), &queues(count));
         hold(
             vif,
             10_000_000,
@@ -149,7 +148,7 @@ fn what_a_guest_is_sent_is_held_to_the_rate() {
         (TestDevice::pushed(4), 1),
         (TestDevice::pushed(4), 3),
     ] {
-        let vif = connect(device, options(None, rate(50_000, 5000)), &queues(count));
+        let vif = Vif::connect(device, options(None, rate(50_000, 5000)), &queues(count));
         hold(
             vif,
             10_000_000,
@@ -163,7 +162,7 @@ fn what_a_guest_is_sent_is_held_to_the_rate() {
 #[test]
 fn who_waits_for_credit_to_send_is_woken_by_another_rate() {
     let device = TestDevice::pulled(4);
-    let mut vif = connect(device, options(trickle(), None), &queues(2));
+    let mut vif = Vif::connect(device, options(trickle(), None), &queues(2));
     for queue in vif.front.queues() {
         for _ in 0..100 {
             assert!(queue.send(&outgoing(&[1; 1500])));
@@ -186,7 +185,7 @@ fn who_waits_for_credit_to_send_is_woken_by_another_rate() {
 #[test]
 fn who_waits_for_credit_to_receive_is_woken_by_another_rate() {
     for device in [TestDevice::pulled(4), TestDevice::pushed(4)] {
-        let vif = connect(device, options(None, trickle()), &queues(2));
+        let vif = Vif::connect(device, options(None, trickle()), &queues(2));
         let control = vif.backend.control();
         let running = World::serve(vif.backend);
         for n in 0..100 {
@@ -206,7 +205,7 @@ fn who_waits_for_credit_to_receive_is_woken_by_another_rate() {
 #[test]
 fn traffic_one_way_does_not_make_who_waits_the_other_way_wait_for_ever() {
     let device = TestDevice::pulled(1);
-    let mut vif = connect(device, options(rate(100_000, 10_000), None), &queues(1));
+    let mut vif = Vif::connect(device, options(rate(100_000, 10_000), None), &queues(1));
     let mut answered = 0;
     for _ in 0..100 {
         assert!(vif.front.send(&outgoing(&[1; 1500])));
@@ -223,7 +222,7 @@ fn traffic_one_way_does_not_make_who_waits_the_other_way_wait_for_ever() {
     }
 
     let device = TestDevice::pulled(1);
-    let mut vif = connect(device, options(None, rate(100_000, 10_000)), &queues(1));
+    let mut vif = Vif::connect(device, options(None, rate(100_000, 10_000)), &queues(1));
     for n in 0..100 {
         vif.device.inject(0, flow(n));
     }
@@ -242,7 +241,7 @@ fn traffic_one_way_does_not_make_who_waits_the_other_way_wait_for_ever() {
 #[test]
 fn a_link_that_is_down_passes_nothing_and_one_that_is_up_again_does() {
     for device in [TestDevice::pulled(4), TestDevice::pushed(4)] {
-        let mut vif = connect(device, BackendOptions::default(), &queues(2));
+        let mut vif = Vif::connect(device, BackendOptions::default(), &queues(2));
         let control = vif.backend.control();
         control.set_link(false);
         until(&mut vif.backend, |_| !vif.device.open()[0].link());

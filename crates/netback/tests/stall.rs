@@ -2,14 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod common;
-
 use std::time::{Duration, Instant};
 
 use cantle_netback::BackendOptions;
-use cantle_netback::test_utils::{FrontOptions, TestDevice, settle};
-
-use common::{Vif, connect, outgoing, plain, step, until};
+use cantle_netback::test_utils::{
+    FrontOptions, TestDevice, Vif, outgoing, plain, settle, step, until,
+};
 
 const DRAIN: Duration = Duration::from_millis(60);
 const STALL: Duration = Duration::from_millis(150);
@@ -26,7 +24,7 @@ fn without_pages(device: TestDevice, pages: u16) -> Vif {
         rx_buffers: pages,
         ..FrontOptions::default()
     };
-    connect(device, options(), &front)
+    Vif::connect(device, options(), &front)
 }
 
 fn link(vif: &Vif) -> bool {
@@ -144,7 +142,7 @@ fn xsa_392_a_flood_is_bounded() {
             rx_buffers: 0,
             ..FrontOptions::default()
         };
-        let mut vif = connect(TestDevice::pushed(1), BackendOptions::default(), &front);
+        let mut vif = Vif::connect(TestDevice::pushed(1), BackendOptions::default(), &front);
         let frames: Vec<_> = (0..100).map(|_| plain(vec![3; len])).collect();
         let mut taken = 0;
         for _ in 0..100 {
@@ -207,7 +205,7 @@ fn a_stall_before_the_drain_is_one_at_the_drain() {
             ..FrontOptions::default()
         };
         for device in [TestDevice::pulled(1), TestDevice::pushed(1)] {
-            let mut vif = connect(device, options, &front);
+            let mut vif = Vif::connect(device, options, &front);
             vif.device.inject(0, plain(vec![1; 100]));
             settle(&mut vif.backend);
             if drain < 1000 {

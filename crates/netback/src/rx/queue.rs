@@ -307,6 +307,7 @@ impl RxQueue {
             Plan::Complete { start, offset } if passes => {
                 self.backlog.push(asked, info);
                 if !self.complete_last(start, offset) {
+                    self.shared.stats.rx.count_dropped();
                     return 0;
                 }
             }
@@ -315,7 +316,11 @@ impl RxQueue {
                 self.whole.clear();
                 let frame = room.and_then(|room| room.get(..info.len));
                 self.whole.extend_from_slice(frame.unwrap_or_default());
-                return self.segment(info.offload);
+                let (slots, lost) = self.segment(info.offload);
+                if lost {
+                    self.shared.stats.rx.count_dropped();
+                }
+                return slots;
             }
             _ => {
                 self.shared.stats.rx.count_dropped();
@@ -336,23 +341,22 @@ impl RxQueue {
         };
         if !completed {
             self.backlog.pop_last();
-            self.shared.stats.rx.count_dropped();
         }
         completed
     }
 
-    /// Cuts up the frame in `whole`; how many slots the segments take. Those that there is no room for are lost.
-    fn segment(&mut self, offload: Offload) -> usize {
+    /// Cuts up the frame in `whole`; how many slots the segments take, and whether some are lost: those that there is no room for.
+    fn segment(&mut self, offload: Offload) -> (usize, bool) {
         let layout = self.layout();
         let whole = std::mem::take(&mut self.whole);
-        let mut slots = 0;
+        let (mut slots, mut lost) = (0, false);
         match Segments::new(&whole, &offload, Sums::Complete) {
             Ok(mut segments) => {
                 let most = segments.max_len();
                 loop {
                     let Some(room) = self.backlog.room(most) else {
                         // Whoever sent it finds out by what does not arrive.
-                        self.shared.stats.rx.count_dropped();
+                        lost = true;
                         break;
                     };
                     let Some(len) = segments.next_into(room) else {
@@ -363,17 +367,17 @@ impl RxQueue {
                     let offload = Offload::default();
                     let info = FrameInfo { len, offload, hash };
                     if self.front.plan(&[], layout, &info) != Plan::Pass {
-                        self.shared.stats.rx.count_dropped();
+                        lost = true;
                         break;
                     }
                     slots += layout.slots(&info);
                     self.backlog.push(most, info);
                 }
             }
-            Err(_) => self.shared.stats.rx.count_dropped(),
+            Err(_) => lost = true,
         }
         self.whole = whole;
-        slots
+        (slots, lost)
     }
 
     /// Gives delivered frames to the guest without keeping them, as long as they need no change and there are pages; returns how many were
@@ -459,7 +463,14 @@ impl RxQueue {
                     let copied = part.copy_to(room);
                     room = room.get_mut(copied..).unwrap_or_default();
                 }
-                room.is_empty() && self.segment(frame.offload) > 0
+                if !room.is_empty() {
+                    return false;
+                }
+                let (slots, lost) = self.segment(frame.offload);
+                if lost && slots > 0 {
+                    self.shared.stats.rx.count_dropped();
+                }
+                slots > 0
             }
             Plan::Segment | Plan::Drop => false,
         }

@@ -6,6 +6,7 @@
 mod device;
 mod front;
 mod load;
+mod vif;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -23,6 +24,9 @@ pub use cantle_netport::test_utils::{Shape, checksum_of, in_netns, ip, transport
 pub use device::TestDevice;
 pub use front::{FrontControl, FrontOptions, FrontQueue, Incoming, NetFront, Outgoing};
 pub use load::Load;
+pub use vif::{
+    PATIENCE, StopAtEnd, Vif, assert_nothing_mapped, eventually, outgoing, plain, step, until,
+};
 
 use crate::{Backend, BackendError, BackendOptions, Progress, Stats};
 use cantle_netport::{NetDevice, NetPort};

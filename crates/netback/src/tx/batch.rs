@@ -231,7 +231,7 @@ impl Batch {
                 let lent = pages.as_ref();
                 let lent = lent.and_then(|pages| pages.get(slot.gref, Access::ReadOnly));
                 self.pages
-                    .push(lent.map_or(Page::Mapped(self.wanted.len()), |page| Page::Lent(page)));
+                    .push(lent.map_or(Page::Mapped(self.wanted.len()), Page::Lent));
                 if let Some(Page::Mapped(_)) = self.pages.last() {
                     self.wanted.push((slot.gref, Access::ReadOnly));
                 }
