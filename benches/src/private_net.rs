@@ -84,6 +84,19 @@ impl BareTap {
         Ok(Self(file))
     }
 
+    /// Makes a tap for another program: it stays when nobody has it open, for as long as the namespace is there.
+    pub(crate) fn leave(name: &str) -> Result<()> {
+        let tap = Self::queue(name, false)?;
+        // SAFETY: TUNSETPERSIST takes a number.
+        let result = unsafe { libc::ioctl(tap.0.as_raw_fd(), libc::TUNSETPERSIST, 1_u64) };
+        ensure!(
+            result == 0,
+            "no lasting tap: {}",
+            io::Error::last_os_error()
+        );
+        set_up(name)
+    }
+
     /// Writes a frame behind its virtio header.
     pub(crate) fn write(&self, header: &[u8; HEADER], frame: &[u8]) -> Result<()> {
         let parts = [IoSlice::new(header), IoSlice::new(frame)];

@@ -1,4 +1,4 @@
-//! `qemu-storage-daemon` as a child.
+//! A vhost-user daemon as a child: `qemu-storage-daemon`, or another.
 
 // UNSAFETY: the child asks the kernel for its own death between fork and exec.
 #![expect(unsafe_code)]
@@ -33,15 +33,29 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it for a file; the daemon, and the one connection that it takes.
+    /// Starts `qemu-storage-daemon` for a file; the daemon, and the one connection that it takes.
     ///
     /// # Errors
     ///
     /// It is not installed, or it ends at once.
     pub(super) fn start(image: &Path, options: &Options) -> Result<(Self, UnixStream)> {
+        Self::run(PROGRAM, |command, socket| {
+            arguments(command, image, socket, options)
+        })
+    }
+
+    /// Starts any, which is told by `arguments` where to listen.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub(super) fn run(
+        program: &str,
+        arguments: impl FnOnce(&mut Command, &Path) -> Result<()>,
+    ) -> Result<(Self, UnixStream)> {
         let folder = tempfile::tempdir()?;
-        let mut command = Command::new(PROGRAM);
-        arguments(&mut command, image, &folder.path().join("socket"), options)?;
+        let mut command = Command::new(program);
+        arguments(&mut command, &folder.path().join("socket"))?;
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -51,19 +65,19 @@ impl Daemon {
             command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
         }
         let child = command.spawn().map_err(|error| match error.kind() {
-            ErrorKind::NotFound => anyhow!("{PROGRAM} is not installed"),
-            _ => anyhow!(error).context(format!("cannot run {PROGRAM}")),
+            ErrorKind::NotFound => anyhow!("{program} is not installed"),
+            _ => anyhow!(error).context(format!("cannot run {program}")),
         })?;
         let mut daemon = Self {
             clock: CpuClock::of(child.id())?,
             child,
             folder,
         };
-        let stream = daemon.connect()?;
+        let stream = daemon.connect(program)?;
         Ok((daemon, stream))
     }
 
-    fn connect(&mut self) -> Result<UnixStream> {
+    fn connect(&mut self, program: &str) -> Result<UnixStream> {
         let begun = Instant::now();
         loop {
             if let Ok(stream) = UnixStream::connect(self.folder.path().join("socket")) {
@@ -71,7 +85,7 @@ impl Daemon {
             }
             if self.child.try_wait()?.is_some() || begun.elapsed() > PATIENCE {
                 let said = fs::read_to_string(said(&self.folder)).unwrap_or_default();
-                bail!("{PROGRAM} does not listen: {}", said.trim());
+                bail!("{program} does not listen: {}", said.trim());
             }
             std::thread::sleep(Duration::from_millis(5));
         }

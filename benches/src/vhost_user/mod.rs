@@ -18,6 +18,7 @@
 //! once. Those of a tmpfs it hands to worker threads: their wake-ups are then most of the cost, and depend on how busy the machine is.
 
 mod daemon;
+mod net;
 mod queue;
 mod session;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use cantle_blkback::test_utils::Random;
 
 use crate::disk_op::Op;
 use daemon::Daemon;
+pub(crate) use net::Nic;
 use queue::Queue;
 use session::Session;
 

@@ -15,13 +15,13 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{FileOffset, MmapRegion};
 
 use super::queue::{QUEUE_BYTES, Queue};
-use super::virtqueue::{ENTRIES, Virtqueue};
+use super::virtqueue::{ENTRIES, Virtqueue, Wake};
 
 /// Features that the driver relies on, by their bits (virtio 1.2, 6 and 2.7).
 const NEEDED: u64 = VIRTIO_F_VERSION_1 | VIRTIO_RING_F_EVENT_IDX | VIRTIO_RING_F_INDIRECT_DESC;
 const VIRTIO_RING_F_INDIRECT_DESC: u64 = 1 << 28;
 const VIRTIO_RING_F_EVENT_IDX: u64 = 1 << 29;
-const VIRTIO_F_VERSION_1: u64 = 1 << 32;
+pub(super) const VIRTIO_F_VERSION_1: u64 = 1 << 32;
 /// Features of the disk that Linux would take too (virtio 1.2, 5.2.3). With `FLUSH` the disk may cache writes.
 const WELCOME: u64 = VIRTIO_BLK_F_SEG_MAX
     | VIRTIO_BLK_F_BLK_SIZE
@@ -57,7 +57,7 @@ impl Session {
         let memory = share_memory(&frontend, queues * QUEUE_BYTES)?;
         let queues = (0..queues)
             .map(|n| {
-                let ring = Virtqueue::new(Arc::clone(&memory), n * QUEUE_BYTES)?;
+                let ring = Virtqueue::new(Arc::clone(&memory), n * QUEUE_BYTES, Wake::ByIndex)?;
                 start(&mut frontend, n, &ring).with_context(|| format!("queue {n}"))?;
                 Ok(Queue::new(memory.clone(), ring))
             })
@@ -117,7 +117,7 @@ fn capacity(frontend: &mut Frontend) -> Result<u64> {
 }
 
 /// Memory that the daemon maps too. What a driver calls a physical address is an offset into it.
-fn share_memory(frontend: &Frontend, len: usize) -> Result<Arc<MmapRegion>> {
+pub(super) fn share_memory(frontend: &Frontend, len: usize) -> Result<Arc<MmapRegion>> {
     let file = File::from(rustix::fs::memfd_create("virtqueues", MemfdFlags::CLOEXEC)?);
     file.set_len(len as u64)?;
     let handle = file.as_raw_fd();
@@ -133,7 +133,7 @@ fn share_memory(frontend: &Frontend, len: usize) -> Result<Arc<MmapRegion>> {
 }
 
 /// Makes a queue known and starts it. Rings are told by the addresses that they have in this process.
-fn start(frontend: &mut Frontend, n: usize, ring: &Virtqueue) -> Result<()> {
+pub(super) fn start(frontend: &mut Frontend, n: usize, ring: &Virtqueue) -> Result<()> {
     frontend.set_vring_num(n, ENTRIES)?;
     frontend.set_vring_base(n, 0)?;
     frontend.set_vring_addr(

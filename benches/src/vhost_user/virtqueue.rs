@@ -1,4 +1,4 @@
-//! The driver's side of a split virtqueue (virtio 1.2, 2.7) with indirect descriptors and event indices.
+//! The driver's side of a split virtqueue (virtio 1.2, 2.7), with event indices or without.
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -18,6 +18,8 @@ pub(super) const RINGS_BYTES: usize = 3 * PAGE;
 pub(super) const NEXT: u16 = 1;
 pub(super) const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
+/// A flag of the used ring: the device looks for itself.
+const NO_NOTIFY: u16 = 1;
 /// Bytes of a descriptor.
 pub(super) const DESCRIPTOR: usize = 16;
 
@@ -36,11 +38,21 @@ const AVAILABLE_EVENT: usize = USED + RING + 8 * COUNT;
 /// How long the device may be silent.
 const PATIENCE_MS: i32 = 20_000;
 
+/// How each side says when it wants to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wake {
+    /// By the index that is to be passed (`VIRTIO_RING_F_EVENT_IDX`).
+    ByIndex,
+    /// By a flag.
+    ByFlag,
+}
+
 /// A queue whose entries' numbers are the caller's: each is in use from [`push`](Self::push) until [`pop`](Self::pop) returns it.
 #[derive(Debug)]
 pub(super) struct Virtqueue {
     memory: Arc<MmapRegion>,
     base: usize,
+    wake: Wake,
     kick: EventFd,
     call: EventFd,
     called: Epoll,
@@ -57,7 +69,7 @@ impl Virtqueue {
     /// # Errors
     ///
     /// No descriptor is free.
-    pub(super) fn new(memory: Arc<MmapRegion>, base: usize) -> Result<Self> {
+    pub(super) fn new(memory: Arc<MmapRegion>, base: usize, wake: Wake) -> Result<Self> {
         let (kick, call) = (
             EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?,
             EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?,
@@ -68,6 +80,7 @@ impl Virtqueue {
         Ok(Self {
             memory,
             base,
+            wake,
             kick,
             call,
             called,
@@ -104,8 +117,19 @@ impl Virtqueue {
 
     /// Puts a request in the queue whose `count` descriptors are in a table at `table`. Unseen until [`publish`](Self::publish).
     pub(super) fn push(&mut self, entry: u16, table: usize, count: usize) -> Result<()> {
+        self.push_direct(entry, table, count * DESCRIPTOR, INDIRECT)
+    }
+
+    /// As [`push`](Self::push), of a request that is one piece of `len` bytes at `address`; `flags` say whether it is the device that writes.
+    pub(super) fn push_direct(
+        &mut self,
+        entry: u16,
+        address: usize,
+        len: usize,
+        flags: u16,
+    ) -> Result<()> {
         let at = self.base + usize::from(entry % ENTRIES) * DESCRIPTOR;
-        describe(&self.memory, at, table, count * DESCRIPTOR, INDIRECT, 0)?;
+        describe(&self.memory, at, address, len, flags, 0)?;
         let place = AVAILABLE + RING + 2 * usize::from(self.next_available % ENTRIES);
         // Published by the index.
         self.word(place)?.store(entry, Ordering::Relaxed);
@@ -122,10 +146,17 @@ impl Virtqueue {
         // Pairs with the device's read of the index: it then sees entries and descriptors.
         self.word(AVAILABLE + INDEX)?.store(new, Ordering::Release);
         self.first_unseen = new;
-        // Between our index and its event index; the device has its own between the two in the other order.
+        // Between our index and its event index or flag; the device has its own between the two in the other order.
         fence(Ordering::SeqCst);
-        let event = self.word(AVAILABLE_EVENT)?.load(Ordering::Relaxed);
-        if passed(event, new, old) {
+        let wanted = match self.wake {
+            Wake::ByIndex => passed(
+                self.word(AVAILABLE_EVENT)?.load(Ordering::Relaxed),
+                new,
+                old,
+            ),
+            Wake::ByFlag => self.word(USED)?.load(Ordering::Relaxed) & NO_NOTIFY == 0,
+        };
+        if wanted {
             self.kick.write(1)?;
         }
         Ok(())
@@ -146,7 +177,8 @@ impl Virtqueue {
 
     /// Sleeps until there may be something to [`pop`](Self::pop).
     ///
-    /// The device is asked for a signal only here, for its next entry; it has none to give while the driver is awake.
+    /// By indices, the device is asked for a signal only here, for its next entry; it has none to give while the driver is awake. By flags
+    /// it always is.
     ///
     /// # Errors
     ///

@@ -14,6 +14,11 @@ impl Case {
         statics: false,
     };
 
+    /// Whether it is how a Linux guest with one vCPU has it.
+    pub(super) fn is_usual(self) -> bool {
+        self.queues == 1 && !self.statics
+    }
+
     /// What rows' names end with.
     pub(super) fn suffix(self) -> &'static str {
         match self {

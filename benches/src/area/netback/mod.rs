@@ -4,6 +4,7 @@ mod bare;
 mod case;
 mod frames;
 mod ours;
+mod peer;
 mod serving;
 mod side;
 mod switch;

@@ -9,6 +9,7 @@ use super::bare::{Reader, Writer};
 use super::case::Case;
 use super::frames::{Kind, Packet};
 use super::ours::{Ours, Receiver, Sender};
+use super::peer::Peer;
 use super::side::{Contest, Side, Sides};
 use crate::private_net::{Feeder, set_up};
 use crate::report::Report;
@@ -48,11 +49,12 @@ fn sides(packet: &Packet, receives: bool, case: Case) -> Result<Sides<'_>> {
             Box::new(Writer::new("bare0", case.queues, packet)?),
         )
     };
-    Ok(Sides {
-        ours,
-        limit,
-        peer: None,
-    })
+    // Not for every variation of ours: it has one way.
+    let peer = case.is_usual().then(|| {
+        let peer = Peer::start(packet, receives)?;
+        Ok(Box::new(peer) as Box<dyn Side>)
+    });
+    Ok(Sides { ours, limit, peer })
 }
 
 fn tap() -> Result<Arc<dyn NetDevice>> {
