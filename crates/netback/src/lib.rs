@@ -61,7 +61,6 @@ mod options;
 mod pair;
 mod pass;
 mod poller;
-mod recycle;
 mod rx;
 mod shared;
 mod sink;

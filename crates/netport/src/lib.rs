@@ -18,6 +18,7 @@ pub mod headers;
 mod offload;
 mod parts;
 pub mod port;
+mod recycle;
 pub mod segment;
 pub mod vnet;
 
@@ -32,3 +33,4 @@ pub use port::{
     PasstDevice, PasstError, PasstOptions, PasstPort, Received, StreamPort, Tap, TapDevice,
     TapError,
 };
+pub use recycle::recycle;

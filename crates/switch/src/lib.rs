@@ -79,7 +79,6 @@ mod mac;
 mod options;
 mod port;
 mod queue;
-mod recycle;
 mod switch;
 mod table;
 mod topology;

@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use cantle_netport::port::FRAME_MAX;
 use cantle_netport::{
-    Frame, FrameSink, NetDevice, NetPort, Offload, Offloads, Part, PartMut, Received,
+    Frame, FrameSink, NetDevice, NetPort, Offload, Offloads, Part, PartMut, Received, recycle,
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::device::SwitchPort;
 use crate::forward::CHUNK;
-use crate::recycle::recycle;
 use crate::{PortOptions, Switch, SwitchError};
 
 /// Where frames are received to: small ones many at a time, the largest a few.

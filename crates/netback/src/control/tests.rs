@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 use cantle_abi::Gfn;
 use cantle_abi::ring::{BackRing, FrontRing};
 use cantle_grant::test_utils::{GuestPages, HeapGuest};

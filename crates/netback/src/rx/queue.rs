@@ -11,7 +11,7 @@ use cantle_grant::{CopyPiece, Mapping};
 use cantle_netport::headers::HEADERS_MAX;
 use cantle_netport::port::FRAME_MAX;
 use cantle_netport::segment::{Segments, Sums};
-use cantle_netport::{Checksum, Frame, NetPort, Offload, Part, PartMut, Received};
+use cantle_netport::{Checksum, Frame, NetPort, Offload, Part, PartMut, Received, recycle};
 
 use super::backlog::Backlog;
 use super::direct::{Direct, Straight};
@@ -20,7 +20,6 @@ use super::frame::{FrameInfo, FrontEnd, Layout, Plan};
 use super::starve::Starvation;
 use crate::control::{HashReader, StaticGrants};
 use crate::pass::Pass;
-use crate::recycle::recycle;
 use crate::shared::Shared;
 use crate::{checksum, statics};
 

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use cantle_abi::GrantRef;
 use cantle_abi::io::netif::{NETIF_RSP_DROPPED, NETIF_RSP_ERROR, NETIF_RSP_OKAY};
 use cantle_grant::{Access, CopyPiece, GrantStatus, Local, Mapping, Mappings};
-use cantle_netport::{Checksum, Frame, Gso, GsoKind, NetPort, Offload, Part};
+use cantle_netport::{Checksum, Frame, Gso, GsoKind, NetPort, Offload, Part, recycle};
 
 use super::{Fault, Packet, Slot};
 use crate::control::StaticGrants;
 use crate::headers::{self, HEADERS_MAX, IpVersion, Protocol};
-use crate::recycle::recycle;
 use crate::shared::Shared;
 use crate::{checksum, statics};
 

@@ -2,13 +2,12 @@
 
 use std::mem;
 
-use cantle_netport::{Frame, Part};
+use cantle_netport::{Frame, Part, recycle};
 
 use super::CHUNK;
 use super::decide::{Decision, Verdict};
 use super::rewrite::{Head, Retag};
 use crate::DropReason;
-use crate::recycle::recycle;
 use crate::topology::{Attached, Topology};
 use crate::vlan::Egress;
 
