@@ -3,6 +3,7 @@
 mod bare;
 mod case;
 mod frames;
+mod idle;
 mod ours;
 mod peer;
 mod serving;
@@ -36,5 +37,7 @@ fn in_namespace(report: &mut Report) -> Result<()> {
         return Ok(());
     }
     taps::run(report)?;
-    switch::run(report)
+    switch::run(report)?;
+    idle::run(report);
+    Ok(())
 }
