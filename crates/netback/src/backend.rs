@@ -29,6 +29,9 @@ pub enum BackendError {
     /// Xenstore refused something.
     #[error("xenstore failed")]
     Store(#[from] StoreError),
+    /// The device opens no port.
+    #[error("no port can be opened")]
+    Device(#[source] io::Error),
     /// No descriptor is free, or waiting fails.
     #[error("cannot wait for events")]
     Poll(#[from] io::Error),
@@ -76,7 +79,7 @@ impl Backend {
     ///
     /// # Errors
     ///
-    /// As for [`new`](Self::new), and [`BackendError::Poll`] where the device has no port.
+    /// As for [`new`](Self::new), and [`BackendError::Device`] where the device opens no port.
     pub fn with_device(
         client: Arc<dyn Client>,
         channels: Arc<dyn EventChannels>,
@@ -85,7 +88,7 @@ impl Backend {
         id: DeviceId,
         options: BackendOptions,
     ) -> Result<Self, BackendError> {
-        let port = device.open_queue()?;
+        let port = device.open_queue().map_err(BackendError::Device)?;
         Self::make(client, channels, grants, Some(device), port, id, options)
     }
 

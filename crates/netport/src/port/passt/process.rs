@@ -91,10 +91,15 @@ fn hold(child: &Child) -> io::Result<OwnedFd> {
 
 /// Passes on what the child says, waits for its end and says how it ended.
 fn watch(mut child: Child, stderr: Option<ChildStderr>, ended: &Sender<(ExitStatus, String)>) {
-    let mut last = VecDeque::new();
+    let (mut last, mut usage) = (VecDeque::new(), false);
     let mut lines = stderr.map(BufReader::new);
     while let Some(line) = lines.as_mut().and_then(line) {
         debug!(line, "passt");
+        // After what it does not like it prints its whole manual; and a host without a syslog has a line for each of ours.
+        usage |= line.starts_with("Usage:");
+        if usage || line.starts_with("Failed to send") {
+            continue;
+        }
         if last.len() == LINES_MAX {
             last.pop_front();
         }
