@@ -149,6 +149,9 @@ for step in $(echo "$network" | tr , ' '); do
     *) fail "no such step: $step" ;;
     esac
 done
+# what TCP sent again, and how often it had waited for an answer in vain
+say "retransmitted=$(awk '/^Tcp: [0-9]/ { print $13 }' /proc/net/snmp)"
+say "timeouts=$(awk '$1 == last { for (i = 2; i <= NF; i++) if (name[i] == "TCPTimeouts") print $i } { last = $1; for (i = 2; i <= NF; i++) name[i] = $i }' /proc/net/netstat)"
 errors=$(csum_errors)
 [ "$errors" = 0 ] || fail "$errors packets came with a wrong checksum"
 say "csum_errors=$errors"
