@@ -85,6 +85,8 @@ fn work(mut pair: Pair, poller: &Poller, link: &Link) {
             return;
         }
         match pair.serve(ready, again) {
+            // It may have taken the signal that came with `stop`, together with an earlier one: looked at again before sleeping.
+            Ok(_) if link.stop.load(Ordering::Acquire) => return,
             Ok(more) => again = more,
             Err(error) => {
                 let mut failure = link.failure.lock().unwrap_or_else(PoisonError::into_inner);
