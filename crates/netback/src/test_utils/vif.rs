@@ -38,7 +38,8 @@ impl Vif {
     pub fn connect(device: TestDevice, options: BackendOptions, front: &FrontOptions) -> Self {
         let pages = 2 * usize::from(front.buffers) + 2;
         let queues = usize::try_from(front.queues).expect("a few");
-        let world = World::with_pages(pages * queues + 8);
+        // Enough for two front ends, one after the other.
+        let world = World::with_pages(2 * (pages * queues + 8));
         let backend = world.backend_with(Arc::new(device.clone()), options);
         let mut backend = backend.expect("the directories are there");
         let front = world.front(front);
