@@ -39,7 +39,7 @@ struct Args {
     /// Fewer and shorter rounds: to see that everything runs, not for figures.
     #[arg(long)]
     quick: bool,
-    /// Only rows whose names have this in them, in areas whose rows take long to set up (blkback).
+    /// Only rows whose names have this in them, in areas whose rows take long to set up (blkback, netback).
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 }

@@ -4,13 +4,17 @@ use anyhow::Result;
 use cantle_abi::io::netif::XEN_NETIF_GSO_TYPE_TCPV4;
 use cantle_netback::test_utils::{Outgoing, Shape};
 use cantle_netport::headers::{IpVersion, Protocol};
-use cantle_netport::{Checksum, Gso, GsoKind, Offload, vnet};
+use cantle_netport::{Checksum, Frame, Gso, GsoKind, Offload, Part, vnet};
 
 use crate::measure::Unit;
 use crate::private_net::HEADER;
 
 /// TCP payload of a full-sized packet.
 const SEGMENT: u16 = 1448;
+/// Bytes before TCP's payload.
+const TCP_HEADERS: usize = 54;
+/// Of 45 segments.
+const GSO_LEN: usize = TCP_HEADERS + 45 * SEGMENT as usize;
 /// Flows that frames which are fed take turns among.
 const FLOWS: u8 = 32;
 /// Where the ports are in a frame, of TCP and UDP alike.
@@ -58,13 +62,18 @@ pub(super) struct Packet {
 
 impl Packet {
     pub(super) fn new(kind: Kind) -> Result<Self> {
+        Self::of(kind, GSO_LEN)
+    }
+
+    /// One whose length, if it is a large one, is this.
+    pub(super) fn of(kind: Kind, len: usize) -> Result<Self> {
         let shape = match kind {
             Kind::Small => Shape {
                 protocol: Protocol::Udp,
                 ..Shape::tcp(IpVersion::V4, vec![7; 64 - 42])
             },
             Kind::Full => Shape::tcp(IpVersion::V4, vec![7; 1460]),
-            Kind::Gso => Shape::tcp(IpVersion::V4, vec![7; 45 * usize::from(SEGMENT)]),
+            Kind::Gso => Shape::tcp(IpVersion::V4, vec![7; len - TCP_HEADERS]),
         };
         let large = kind == Kind::Gso;
         let offload = if large {
@@ -88,6 +97,16 @@ impl Packet {
             bytes: shape.build(large),
             offload,
         })
+    }
+
+    /// The frame in these parts.
+    pub(super) fn frame<'p>(&self, parts: &'p [Part<'p>]) -> Frame<'p> {
+        Frame {
+            parts,
+            len: self.bytes.len(),
+            offload: self.offload,
+            taken: false,
+        }
     }
 
     /// The header that a tap has before it.

@@ -8,6 +8,7 @@ mod ours;
 mod peer;
 mod serving;
 mod side;
+mod sweep;
 mod switch;
 mod taps;
 
@@ -29,15 +30,14 @@ pub(super) fn run(report: &mut Report) -> Result<()> {
 }
 
 fn in_namespace(report: &mut Report) -> Result<()> {
-    let possible = private_net::enter().and_then(|()| Ok(Tap::create("probe0")?));
-    if let Err(error) = possible {
+    switch::run(report)?;
+    idle::run(report);
+    if let Err(error) = private_net::enter().and_then(|()| Ok(Tap::create("probe0")?)) {
         let why = format!("{error:#}");
         report.absent("netback/gso_64k_tx", Unit::MebibytesPerSecond, &why);
         report.absent("netback/pps_1500", Unit::PerSecond, &why);
         return Ok(());
     }
     taps::run(report)?;
-    switch::run(report)?;
-    idle::run(report);
-    Ok(())
+    sweep::run(report)
 }
