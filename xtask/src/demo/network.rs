@@ -16,10 +16,10 @@ mod trial;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Error, Result, bail, ensure};
 use serde::Serialize;
 
-use super::{DemoArgs, Host, say};
+use super::{DemoArgs, Host, lost, say};
 use crate::images::{self, Debian, Guest, Tools};
 use crate::{guests, machine, programs};
 pub(crate) use part::Part;
@@ -40,6 +40,16 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     toggled: Option<u64>,
     seconds: u64,
+}
+
+/// All that failed, in one; or the first loss where there is nothing else.
+fn worst(failed: Vec<Error>) -> Result<()> {
+    let (losses, failures): (Vec<_>, Vec<_>) = failed.into_iter().partition(lost);
+    if !failures.is_empty() {
+        let each: Vec<String> = failures.iter().map(|why| format!("{why:#}")).collect();
+        bail!("{}", each.join("; "));
+    }
+    losses.into_iter().next().map_or(Ok(()), Err)
 }
 
 /// Runs a host's guests; their line.
@@ -63,22 +73,31 @@ pub(super) fn on(host: Host, guest: Guest, args: &DemoArgs, parts: &[Part]) -> R
     let mut stage = Stage::new(debian, guest, args)?;
     let mut table = Table::default();
     let mut toggled = None;
+    let mut failed = Vec::new();
     for part in parts {
         let trial = Trial::of(*part, args);
-        let said = stage.tried(&trial)?;
-        trial.judge(&said)?;
+        let said = match stage.tried(&trial) {
+            Ok(said) => said,
+            Err(error) => {
+                failed.push(error);
+                continue;
+            }
+        };
+        failed.extend(trial.judge(&said).err());
         for run in &trial.runs {
-            let arrived = said.arrived(&run.to_string())?;
-            table.add(part.name(), &run.to_string(), arrived);
+            if let Ok(arrived) = said.arrived(&run.to_string()) {
+                table.add(part.name(), &run.to_string(), arrived);
+            }
         }
         if *part == Part::Host {
-            toggled = Some(said.number("toggled")?);
+            toggled = said.number("toggled").ok();
         }
     }
     stage.leave()?;
     for row in table.rows() {
         say(&format!("{} on {}: {row}", guest.name(), host.name()));
     }
+    worst(failed)?;
     Ok(serde_json::to_string(&Line {
         demo: "ok",
         host: host.name(),
@@ -87,4 +106,19 @@ pub(super) fn on(host: Host, guest: Guest, args: &DemoArgs, parts: &[Part]) -> R
         toggled,
         seconds: begun.elapsed().as_secs(),
     })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::report::GuestLost;
+
+    #[test]
+    fn a_failure_is_worse_than_a_loss() {
+        let loss = || Error::from(GuestLost("it hung".to_owned())).context("bridge");
+        worst(Vec::new()).unwrap();
+        assert!(lost(&worst(vec![loss(), loss()]).unwrap_err()));
+        let failed = worst(vec![loss(), anyhow::anyhow!("a"), anyhow::anyhow!("b")]).unwrap_err();
+        assert!(!lost(&failed) && failed.to_string() == "a; b");
+    }
 }

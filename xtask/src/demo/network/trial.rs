@@ -12,10 +12,10 @@ const SECONDS: u32 = 2;
 const SECONDS_LIMITED: u32 = 6;
 
 /// Megabits a second of datagrams that are sent: what even an emulator can do.
-const UDP_MBIT: u32 = 40;
+const UDP_MBIT: u32 = 16;
 
-/// The percentage of them that may get lost: a host that has no time for them drops them.
-const UDP_LOST: f64 = 50.0;
+/// The percentage of them that may get lost: who has no time for them drops them, and an emulator whose machine is busy has none.
+const UDP_LOST: f64 = 90.0;
 
 /// MB/s that a limited guest may send, and get.
 const LIMITS: [f64; 2] = [3.0, 2.0];
@@ -160,7 +160,8 @@ impl Trial {
             );
             ensure!(
                 run.kind == Kind::Tcp || lost.is_some_and(|lost| lost < UDP_LOST),
-                "{part}: of {run} {lost:?} % were lost"
+                "{part}: of {run} {}% were lost",
+                lost.unwrap_or(100.0)
             );
         }
         let captured = |name| -> Result<()> {
@@ -275,7 +276,7 @@ mod tests {
             Trial::of(Part::Bridge, &args).judge(&said)
         };
         judged("5.0 3.2").unwrap();
-        for wrong in ["5.0 51", "5.0", "0.0 0"] {
+        for wrong in ["5.0 91", "5.0", "0.0 0"] {
             assert!(judged(wrong).is_err(), "{wrong}");
         }
     }
