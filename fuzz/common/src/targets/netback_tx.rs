@@ -3,9 +3,9 @@
 use arbitrary::Arbitrary;
 use cantle_abi::GrantRef;
 use cantle_abi::io::netif::{NetifExtraInfo, NetifTxRequest};
+use cantle_netback::test_utils::{FrontOptions, NetFront, Outgoing, Shape, World, settle};
 use cantle_netport::headers::IpVersion;
 use cantle_netport::test_utils::{Recorded, Recorder, RecorderHandle};
-use cantle_netback::test_utils::{FrontOptions, NetFront, Outgoing, Shape, World, settle};
 use cantle_netport::{Checksum, Gso, GsoKind, Offload};
 use cantle_xenstore::xenbus::XenbusState;
 
@@ -19,6 +19,8 @@ enum Action {
     /// A slot: page, offset, flags, size.
     Slot(Odd, Odd, u8, Odd),
     Extra(u8, u8, [u8; 6]),
+    /// A sound packet with extra info of any kinds.
+    Chain(Odd, Vec<(u8, [u8; 6])>),
     Kick,
     /// The front end takes its answers.
     Answers,
@@ -138,6 +140,25 @@ impl Session {
                     u: *u,
                 };
                 front.push_slot(&extra.to_tx_slot());
+            }
+            Action::Chain(len, extras) => {
+                let payload = vec![1; usize::from(len.half()) % 9000];
+                let bytes = Shape::tcp(IpVersion::V4, payload).build(true);
+                let last = extras.len().min(6);
+                let extras = extras.iter().take(6).enumerate();
+                let extras: Vec<_> = extras
+                    .map(|(n, (kind, u))| NetifExtraInfo {
+                        kind: kind % 6,
+                        flags: u8::from(n + 1 < last),
+                        u: *u,
+                    })
+                    .collect();
+                let packet = Outgoing {
+                    bytes: &bytes,
+                    csum_blank: true,
+                    ..Outgoing::default()
+                };
+                front.send_with(&packet, &extras);
             }
             Action::Kick => front.kick(),
             Action::Answers if self.honest => {
