@@ -365,7 +365,8 @@ fn a_guest_that_scribbles_on_every_ring_harms_only_itself() {
                 scope.spawn(move || {
                     let mut dice = Dice(seed * 7 + thread);
                     while !stop.load(Ordering::Relaxed) {
-                        let frames = [60, 1500, 9000].map(|len| plain(vec![dice.byte() & 0xfe; len]));
+                        let frames =
+                            [60, 1500, 9000].map(|len| plain(vec![dice.byte() & 0xfe; len]));
                         let _ = device.deliver(&frames);
                         std::thread::sleep(Duration::from_micros(100));
                     }
