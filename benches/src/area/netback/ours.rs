@@ -73,7 +73,7 @@ impl Ours {
 }
 
 /// The time since `before`.
-fn since(before: Option<Duration>, now: Option<Duration>) -> Option<Duration> {
+pub(super) fn since(before: Option<Duration>, now: Option<Duration>) -> Option<Duration> {
     Some(now?.saturating_sub(before?))
 }
 

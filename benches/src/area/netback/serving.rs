@@ -22,11 +22,14 @@ impl Serving {
         let stop = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
         let told = stop.try_clone()?;
         let (tell, hear) = mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            // Nobody listens where the bench is gone already.
-            let _ = tell.send(CpuClock::of_this_thread());
-            backend.run(&told).expect("the back end runs");
-        });
+        // By this name a profiler tells it from the front end and the limit.
+        let thread = std::thread::Builder::new()
+            .name("back end".to_owned())
+            .spawn(move || {
+                // Nobody listens where the bench is gone already.
+                let _ = tell.send(CpuClock::of_this_thread());
+                backend.run(&told).expect("the back end runs");
+            })?;
         Ok(Self {
             stop,
             clock: hear.recv().context("the back end's thread is gone")??,

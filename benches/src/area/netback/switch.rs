@@ -11,7 +11,7 @@ use cantle_switch::{PortOptions, Switch, SwitchOptions};
 
 use super::case::Case;
 use super::frames::{Kind, Packet};
-use super::ours::{Ours, PATIENCE};
+use super::ours::{Ours, PATIENCE, since};
 use super::side::{Contest, Side, Sides, Took, alone};
 use crate::report::Report;
 
@@ -19,12 +19,15 @@ use crate::report::Report;
 const FOOTPRINT: usize = 1 << 20;
 
 pub(super) fn run(report: &mut Report) -> Result<()> {
-    for (kind, row) in [(Kind::Gso, "switch_gso"), (Kind::Small, "switch_pps_64")] {
+    for (kind, row, cpu) in [
+        (Kind::Gso, "switch_gso", "switch_cpu_gso"),
+        (Kind::Small, "switch_pps_64", "switch_cpu_64"),
+    ] {
         let packet = Packet::new(kind)?;
         let contest = Contest {
             packet: &packet,
             rate: format!("netback/{row}"),
-            cpu: None,
+            cpu: Some(format!("netback/{cpu}")),
         };
         contest.run(report, || {
             Ok(Sides {
@@ -68,6 +71,12 @@ impl Crossing {
             burst: packet.burst() as u64,
         })
     }
+
+    /// What both back ends' threads have used.
+    fn cpu_time(&mut self) -> Result<Option<Duration>> {
+        let both = self.from.cpu_time()?.zip(self.to.cpu_time()?);
+        Ok(both.map(|(from, to)| from + to))
+    }
 }
 
 /// Lets the receiver send a packet, so that the switch knows its address.
@@ -88,6 +97,7 @@ fn introduce(to: &mut Ours, packet: &Packet) -> Result<()> {
 
 impl Side for Crossing {
     fn some(&mut self) -> Result<Took> {
+        let before = self.cpu_time()?;
         let (from, to) = (&mut self.from.front, &mut self.to.front);
         let mut stream = self.load.stream();
         let mut received = 0;
@@ -122,7 +132,7 @@ impl Side for Crossing {
         Ok(Took {
             packets: received,
             time,
-            cpu: None,
+            cpu: since(before, self.cpu_time()?),
         })
     }
 }
