@@ -150,11 +150,15 @@ fn an_index_that_jumps_on_any_ring_ends_one_interface_and_no_more() {
                 _ => front.control().ring_page().clone(),
             };
             write(&page, 0, &0x8000_0000_u32.to_le_bytes());
-            for queue in front.queues() {
-                queue.notify_tx();
-                queue.notify_rx();
+            // Nobody else's thread is woken.
+            match ring {
+                4 => front.control().notify(),
+                _ => {
+                    let queue = &front.queues()[ring % 2];
+                    queue.notify_tx();
+                    queue.notify_rx();
+                }
             }
-            front.control().notify();
             assert!(
                 front.wait_state(XenbusState::CLOSING, PATIENCE),
                 "ring {ring}"
@@ -533,4 +537,20 @@ fn xsa_432_a_packet_without_end_is_answered_as_it_comes() {
         answered += vif.front.responses().len();
         assert!(answered + 18 > n, "{answered} of {n}");
     }
+}
+
+/// The thread that finds a ring broken wakes the one that ends the interface: nothing else does.
+#[test]
+fn a_broken_ring_of_a_quiet_interface_is_seen_to() {
+    let vif = Vif::connect(
+        TestDevice::pulled(4),
+        BackendOptions::default(),
+        &two_queues(),
+    );
+    let mut front = vif.front;
+    let _running = World::serve(vif.backend);
+    let queue = &front.queues()[1];
+    write(queue.tx_ring_page(), 0, &0x8000_0000_u32.to_le_bytes());
+    queue.notify_tx();
+    assert!(front.wait_state(XenbusState::CLOSING, PATIENCE));
 }

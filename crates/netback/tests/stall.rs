@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cantle_netback::BackendOptions;
 use cantle_netback::test_utils::{
-    FrontOptions, TestDevice, Vif, outgoing, plain, settle, step, until,
+    FrontOptions, PATIENCE, TestDevice, Vif, outgoing, plain, settle, step, until,
 };
 
 const DRAIN: Duration = Duration::from_millis(60);
@@ -34,7 +34,9 @@ fn link(vif: &Vif) -> bool {
 /// Lets the back end work, woken by nothing but itself, until something is so.
 #[track_caller]
 fn by_itself(vif: &mut Vif, mut is_so: impl FnMut(&mut Vif) -> bool) {
+    let end = Instant::now() + PATIENCE;
     while !is_so(vif) {
+        assert!(Instant::now() < end, "it does not come");
         let woken = step(&mut vif.backend, Duration::from_secs(5));
         assert!(woken, "it does not wake by itself");
     }
