@@ -27,7 +27,7 @@ const INTERVAL: &str = "250ms";
 const OFF: f64 = 0.15;
 
 /// KiB that are compared, each way, for each version and each offload; in short, and otherwise.
-const KIB: [u32; 2] = [1024, 4096];
+const KIB: [u32; 2] = [256, 4096];
 
 /// The captured packets of each kind that there have to be, at least: some hundred of each transfer.
 const CAPTURED: u64 = 100;
