@@ -152,7 +152,7 @@ impl Vif {
                 None => None,
             };
             if let Some(port) = port {
-                port.set_link(self.shared.link());
+                self.shared.tell_link(&mut **port);
             }
         }
         let Some(connection) = &mut self.connection else {
@@ -301,7 +301,7 @@ impl Vif {
         self.shared.told_queues(told);
         self.sink.connect(rx);
         first.port.set_sink(Some(self.sink.clone()));
-        first.port.set_link(self.shared.link());
+        self.shared.tell_link(&mut *first.port);
         self.connection = Some(Connection {
             first,
             workers,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cantle_abi::DomId;
 use cantle_grant::GrantMapper;
+use cantle_netport::NetPort;
 
 use crate::control::{HashConfig, SharedHash};
 use crate::credit::Credit;
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     /// A queue or the embedder has news for the interface's own thread.
     pub(crate) news: Event,
     link: AtomicBool,
+    /// How many queues are stalled: their guest takes no packets.
+    stalled: Mutex<u32>,
     headroom: AtomicU16,
     /// 0: none is told.
     mtu: AtomicU16,
@@ -61,6 +64,7 @@ impl Shared {
             multicast: MulticastFilter::default(),
             news: Event::new()?,
             link: AtomicBool::new(options.link),
+            stalled: Mutex::default(),
             headroom: AtomicU16::new(0),
             mtu: AtomicU16::new(options.mtu.unwrap_or(0)),
             queues: Mutex::default(),
@@ -72,6 +76,7 @@ impl Shared {
         let hash = HashConfig::new(NonZeroU32::MIN);
         self.hash.store(Arc::new(hash));
         self.multicast.reset();
+        *self.stalled.lock().unwrap_or_else(PoisonError::into_inner) = 0;
         self.headroom.store(0, Ordering::Relaxed);
     }
 
@@ -82,6 +87,28 @@ impl Shared {
 
     pub(crate) fn set_link(&self, up: bool) {
         self.link.store(up, Ordering::Relaxed);
+    }
+
+    /// Tells a port whether somebody is there: no queue may be stalled, since a device has one link for all of its ports.
+    pub(crate) fn tell_link(&self, port: &mut dyn NetPort) {
+        self.stall(port, |stalled| stalled);
+    }
+
+    /// A queue is stalled.
+    pub(crate) fn queue_stalls(&self, port: &mut dyn NetPort) {
+        self.stall(port, |stalled| stalled.saturating_add(1));
+    }
+
+    /// A queue is stalled no longer.
+    pub(crate) fn queue_recovers(&self, port: &mut dyn NetPort) {
+        self.stall(port, |stalled| stalled.saturating_sub(1));
+    }
+
+    /// With the lock held while the port is told, so that what is told last is what is so.
+    fn stall(&self, port: &mut dyn NetPort, change: impl FnOnce(u32) -> u32) {
+        let mut stalled = self.stalled.lock().unwrap_or_else(PoisonError::into_inner);
+        *stalled = change(*stalled);
+        port.set_link(self.link() && *stalled == 0);
     }
 
     /// What is told as the largest IP packet.

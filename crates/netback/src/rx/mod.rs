@@ -1,13 +1,17 @@
 //! To the guest.
 
 mod backlog;
+mod deliver;
 mod direct;
 mod fill;
+mod fit;
 mod frame;
+mod give;
 mod queue;
 mod shared;
 mod starve;
 
+pub(crate) use deliver::first_bytes;
 pub(crate) use frame::FrontEnd;
-pub(crate) use queue::{RxQueue, first_bytes};
+pub(crate) use queue::RxQueue;
 pub(crate) use shared::RxShared;

@@ -5,23 +5,20 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cantle_abi::io::netif::{NETIF_RSP_ERROR, NetifRxRequest, NetifRxResponse};
+use cantle_abi::io::netif::{NetifRxRequest, NetifRxResponse};
 use cantle_abi::ring::{BackRing, RingBroken};
 use cantle_grant::{CopyPiece, Mapping};
-use cantle_netport::headers::HEADERS_MAX;
 use cantle_netport::port::FRAME_MAX;
-use cantle_netport::segment::{Segments, Sums};
-use cantle_netport::{Checksum, Frame, NetPort, Offload, Part, PartMut, Received, recycle};
+use cantle_netport::{NetPort, PartMut, Received};
 
 use super::backlog::Backlog;
 use super::direct::{Direct, Straight};
-use super::fill::{Answer, Fill};
-use super::frame::{FrameInfo, FrontEnd, Layout, Plan};
+use super::fill::Answer;
+use super::frame::{FrameInfo, FrontEnd, Layout};
 use super::starve::Starvation;
 use crate::control::{HashReader, StaticGrants};
 use crate::pass::Pass;
 use crate::shared::Shared;
-use crate::{checksum, statics};
 
 /// Room that the port is offered for a frame: one byte more than the longest, so that a longer one shows.
 const ROOM: usize = FRAME_MAX + 1;
@@ -43,18 +40,18 @@ pub(crate) struct RxQueue {
     pub(super) front: FrontEnd,
     pub(super) shared: Arc<Shared>,
     pub(super) hash: HashReader,
-    statics: Arc<StaticGrants>,
+    pub(super) statics: Arc<StaticGrants>,
     /// Pages the guest has posted, in ring order: never more than the ring is long.
     pub(super) posted: VecDeque<NetifRxRequest>,
     pub(super) backlog: Backlog,
-    copies: Vec<CopyPiece<'static>>,
-    answers: Vec<Answer>,
+    pub(super) copies: Vec<CopyPiece<'static>>,
+    pub(super) answers: Vec<Answer>,
     pub(super) direct: Direct,
     /// Frames being cut up, one at a time.
-    whole: Vec<u8>,
+    pub(super) whole: Vec<u8>,
     /// The port has said that it has nothing.
     pub(super) port_empty: bool,
-    starvation: Starvation,
+    pub(super) starvation: Starvation,
 }
 
 impl fmt::Debug for RxQueue {
@@ -145,59 +142,8 @@ impl RxQueue {
         }
     }
 
-    /// Takes frames from whoever has some. Those that there are no pages for wait, up to the bound. Whether the guest is to be notified,
-    /// and when there is to be another look.
-    pub(crate) fn deliver(
-        &mut self,
-        frames: &mut [Frame<'_>],
-        now: Instant,
-    ) -> Result<Pass, RingBroken> {
-        self.collect()?;
-        let mut pass = Pass::default();
-        let straight = if self.backlog.is_empty() {
-            self.give_straight(frames, now)?
-        } else {
-            0
-        };
-        for frame in frames.iter_mut().skip(straight) {
-            frame.taken = self.accept(frame, now);
-            if !frame.taken {
-                self.shared.stats.rx.count_dropped();
-            }
-        }
-        loop {
-            let given = self.give(now)?;
-            if given > 0 {
-                self.starvation.end();
-            }
-            if self.backlog.is_empty() {
-                break;
-            }
-            if self.is_starved() {
-                if !self.ring.final_check_for_requests() {
-                    // The queue's thread sets its clock, once.
-                    if self.starvation.needed().is_none() {
-                        self.starvation.begin(now, self.needed());
-                        pass.wake_at(now);
-                    }
-                    break;
-                }
-            } else if let Err(when) = self.shared.rx_credit.ready(now) {
-                pass.wake_at(when);
-                break;
-            }
-            self.collect()?;
-        }
-        if self.starvation.is_over() {
-            // The queue's thread tells the port.
-            pass.wake_at(now);
-        }
-        pass.notify = self.ring.publish_responses();
-        Ok(pass)
-    }
-
     /// Takes all posted pages off the ring.
-    fn collect(&mut self) -> Result<(), RingBroken> {
+    pub(super) fn collect(&mut self) -> Result<(), RingBroken> {
         while let Some(request) = self.ring.next_request()? {
             self.posted.push_back(request);
         }
@@ -233,12 +179,12 @@ impl RxQueue {
     }
 
     /// Whether the next frame, or any frame, needs more pages than are posted.
-    fn is_starved(&self) -> bool {
+    pub(super) fn is_starved(&self) -> bool {
         self.posted.len() < self.needed()
     }
 
     /// Pages that the next frame needs: one that waits, or one like that for which there were none.
-    fn needed(&self) -> usize {
+    pub(super) fn needed(&self) -> usize {
         match self.backlog.first() {
             Some(info) => self.layout().slots(info),
             None => self.starvation.needed().unwrap_or(1),
@@ -285,232 +231,6 @@ impl RxQueue {
         read
     }
 
-    /// Keeps the frame that was read into the backlog's room for `asked` bytes, made fit for the front end; how many slots it takes.
-    pub(super) fn keep_read(&mut self, asked: usize, mut info: FrameInfo) -> usize {
-        let layout = self.layout();
-        let mut headers = [0; HEADERS_MAX];
-        let seen = match self.backlog.room(asked) {
-            Some(room) => {
-                let frame = room.get(..info.len).unwrap_or_default();
-                Part::from(frame).copy_to(&mut headers)
-            }
-            None => 0,
-        };
-        let headers = headers.get(..seen).unwrap_or_default();
-        let passes = self.shared.lets_in(headers);
-        if passes {
-            info.hash = self.hash.get().hash(headers);
-        }
-        match self.front.plan(headers, layout, &info) {
-            Plan::Pass if passes => self.backlog.push(asked, info),
-            Plan::Complete { start, offset } if passes => {
-                self.backlog.push(asked, info);
-                if !self.complete_last(start, offset) {
-                    self.shared.stats.rx.count_dropped();
-                    return 0;
-                }
-            }
-            Plan::Segment if passes => {
-                let room = self.backlog.room(asked);
-                self.whole.clear();
-                let frame = room.and_then(|room| room.get(..info.len));
-                self.whole.extend_from_slice(frame.unwrap_or_default());
-                let (slots, lost) = self.segment(info.offload);
-                if lost {
-                    self.shared.stats.rx.count_dropped();
-                }
-                return slots;
-            }
-            _ => {
-                self.shared.stats.rx.count_dropped();
-                return 0;
-            }
-        }
-        layout.slots(&info)
-    }
-
-    /// Completes the newest frame's checksum; drops it where that cannot be done.
-    fn complete_last(&mut self, start: u16, offset: u16) -> bool {
-        let completed = match self.backlog.last_mut() {
-            Some((bytes, offload)) => {
-                offload.checksum = Checksum::Present;
-                checksum::complete(bytes, start, offset)
-            }
-            None => false,
-        };
-        if !completed {
-            self.backlog.pop_last();
-        }
-        completed
-    }
-
-    /// Cuts up the frame in `whole`; how many slots the segments take, and whether some are lost: those that there is no room for.
-    fn segment(&mut self, offload: Offload) -> (usize, bool) {
-        let layout = self.layout();
-        let whole = std::mem::take(&mut self.whole);
-        let (mut slots, mut lost) = (0, false);
-        match Segments::new(&whole, &offload, Sums::Complete) {
-            Ok(mut segments) => {
-                let most = segments.max_len();
-                loop {
-                    let Some(room) = self.backlog.room(most) else {
-                        // Whoever sent it finds out by what does not arrive.
-                        lost = true;
-                        break;
-                    };
-                    let Some(len) = segments.next_into(room) else {
-                        break;
-                    };
-                    let headers = room.get(..len.min(HEADERS_MAX)).unwrap_or_default();
-                    let hash = self.hash.get().hash(headers);
-                    let offload = Offload::default();
-                    let info = FrameInfo { len, offload, hash };
-                    if self.front.plan(&[], layout, &info) != Plan::Pass {
-                        lost = true;
-                        break;
-                    }
-                    slots += layout.slots(&info);
-                    self.backlog.push(most, info);
-                }
-            }
-            Err(_) => lost = true,
-        }
-        self.whole = whole;
-        (slots, lost)
-    }
-
-    /// Gives delivered frames to the guest without keeping them, as long as they need no change and there are pages; returns how many were
-    /// seen to, those that are lost included.
-    fn give_straight(
-        &mut self,
-        frames: &mut [Frame<'_>],
-        now: Instant,
-    ) -> Result<usize, RingBroken> {
-        let layout = self.layout();
-        self.direct.forget();
-        let mut copies: Vec<CopyPiece<'_>> = recycle(std::mem::take(&mut self.copies));
-        self.answers.clear();
-        let (mut seen, mut given, mut bytes) = (0, 0, 0);
-        for frame in frames {
-            let mut headers = [0; HEADERS_MAX];
-            let headers = first_bytes(frame.parts, &mut headers);
-            if !self.shared.lets_in(headers) {
-                self.shared.stats.rx.count_dropped();
-                seen += 1;
-                continue;
-            }
-            let info = FrameInfo {
-                len: frame.len,
-                offload: frame.offload,
-                hash: self.hash.get().hash(headers),
-            };
-            if self.front.plan(headers, layout, &info) != Plan::Pass
-                || layout.slots(&info) > self.posted.len()
-                || self.shared.rx_credit.take(now, info.len).is_err()
-            {
-                break;
-            }
-            let mut fill = Fill {
-                granter: self.shared.granter,
-                front: self.front,
-                layout,
-                posted: &mut self.posted,
-                copies: &mut copies,
-                answers: &mut self.answers,
-            };
-            fill.frame(&info, frame.parts.iter().copied());
-            frame.taken = true;
-            seen += 1;
-            given += 1;
-            bytes += info.len as u64;
-        }
-        statics::copy(&self.statics, &*self.shared.grants, &mut copies);
-        respond(&mut self.ring, &self.answers, &copies, &self.shared)?;
-        self.copies = recycle(copies);
-        self.shared.stats.rx.count(given, bytes);
-        if given > 0 {
-            self.starvation.end();
-        }
-        Ok(seen)
-    }
-
-    /// Keeps a delivered frame, made fit for the front end; false where it is lost.
-    fn accept(&mut self, frame: &Frame<'_>, now: Instant) -> bool {
-        let patience = self.shared.options.drain_after;
-        if self.starvation.has_lasted(now, patience) {
-            return false;
-        }
-        let mut headers = [0; HEADERS_MAX];
-        let headers = first_bytes(frame.parts, &mut headers);
-        if !self.shared.lets_in(headers) {
-            return false;
-        }
-        let info = FrameInfo {
-            len: frame.len,
-            offload: frame.offload,
-            hash: self.hash.get().hash(headers),
-        };
-        match self.front.plan(headers, self.layout(), &info) {
-            Plan::Pass => self.backlog.push_parts(frame.parts, info),
-            Plan::Complete { start, offset } => {
-                self.backlog.push_parts(frame.parts, info) && self.complete_last(start, offset)
-            }
-            Plan::Segment if frame.len <= FRAME_MAX => {
-                self.whole.resize(frame.len, 0);
-                let mut room = self.whole.as_mut_slice();
-                for part in frame.parts {
-                    let copied = part.copy_to(room);
-                    room = room.get_mut(copied..).unwrap_or_default();
-                }
-                if !room.is_empty() {
-                    return false;
-                }
-                let (slots, lost) = self.segment(frame.offload);
-                if lost && slots > 0 {
-                    self.shared.stats.rx.count_dropped();
-                }
-                slots > 0
-            }
-            Plan::Segment | Plan::Drop => false,
-        }
-    }
-
-    /// Gives the waiting frames for which there are pages, and credit, to the guest; returns how many.
-    fn give(&mut self, now: Instant) -> Result<usize, RingBroken> {
-        if self.backlog.is_empty() {
-            return Ok(0);
-        }
-        let layout = self.layout();
-        self.direct.forget();
-        let mut copies: Vec<CopyPiece<'_>> = recycle(std::mem::take(&mut self.copies));
-        self.answers.clear();
-        let (mut given, mut bytes) = (0, 0);
-        for (info, part) in self.backlog.frames() {
-            if layout.slots(info) > self.posted.len()
-                || self.shared.rx_credit.take(now, info.len).is_err()
-            {
-                break;
-            }
-            let mut fill = Fill {
-                granter: self.shared.granter,
-                front: self.front,
-                layout,
-                posted: &mut self.posted,
-                copies: &mut copies,
-                answers: &mut self.answers,
-            };
-            fill.frame(info, std::iter::once(part));
-            given += 1;
-            bytes += info.len as u64;
-        }
-        statics::copy(&self.statics, &*self.shared.grants, &mut copies);
-        respond(&mut self.ring, &self.answers, &copies, &self.shared)?;
-        self.copies = recycle(copies);
-        self.shared.stats.rx.count(given as u64, bytes);
-        self.backlog.pop(given);
-        Ok(given)
-    }
-
     /// Something could be given, or not.
     fn fed(&mut self, given: usize, port: &mut dyn NetPort) {
         if given > 0 {
@@ -522,7 +242,7 @@ impl RxQueue {
     /// A guest that has pages again is there again, whether there are frames for it or not: where nobody is there, none might come.
     fn relink(&mut self, port: &mut dyn NetPort) {
         if self.starvation.recover() {
-            port.set_link(self.shared.link());
+            self.shared.queue_recovers(port);
         }
     }
 
@@ -552,7 +272,7 @@ impl RxQueue {
         } else if self.starvation.stall() {
             tracing::warn!(granter = %self.shared.granter, "the guest takes no packets: the link is down");
             self.shared.stats.count_stall();
-            port.set_link(false);
+            self.shared.queue_stalls(port);
         }
         pulled && self.discard(port)
     }
@@ -570,38 +290,4 @@ impl RxQueue {
         }
         true
     }
-}
-
-/// A frame's first bytes, as far as `into` has room: a private copy.
-pub(crate) fn first_bytes<'i>(parts: &[Part<'_>], into: &'i mut [u8]) -> &'i [u8] {
-    let mut filled = 0;
-    for part in parts {
-        let room = into.get_mut(filled..).unwrap_or_default();
-        if room.is_empty() {
-            break;
-        }
-        filled += part.copy_to(room);
-    }
-    into.get(..filled).unwrap_or_default()
-}
-
-/// Puts the responses on the ring: an error where any of a page's copies failed.
-fn respond(
-    ring: &mut BackRing<NetifRxRequest, NetifRxResponse, Mapping>,
-    answers: &[Answer],
-    copies: &[CopyPiece<'_>],
-    shared: &Shared,
-) -> Result<(), RingBroken> {
-    let mut statuses = copies.iter().map(|piece| piece.status);
-    for answer in answers {
-        let mut response = answer.response;
-        // Each one is looked at: a later success does not make an earlier failure good.
-        let pieces = statuses.by_ref().take(answer.copies.into());
-        if pieces.filter(Result::is_err).count() > 0 {
-            response.status = NETIF_RSP_ERROR;
-            shared.stats.rx.count_error();
-        }
-        ring.push_response(&response)?;
-    }
-    Ok(())
 }
