@@ -52,7 +52,7 @@ run() {
     timeout $((seconds + 30)) /usr/bin/iperf3 "$@" > /tmp/iperf 2>&1
     code=$?
     rate=$(awk '/receiver/ { for (i = 2; i <= NF; i++) { if ($i == "Kbits/sec") rate = $(i - 1); if ($i ~ /%\)/) lost = " " substr($i, 2, length($i) - 3) } }
-        END { if (rate > 0) printf "%.1f%s", rate / 8000, lost }' /tmp/iperf)
+        END { if (rate > 0) printf "%.2f%s", rate / 8000, lost }' /tmp/iperf)
     [ $code = 0 ] && [ -n "$rate" ] || fail "iperf3 $* ended with $code: $(tail -n 3 /tmp/iperf | tr '\n' ' ')"
     say "${kind}_${way}_${version}_$mtu=$rate"
 }
