@@ -55,7 +55,7 @@ impl Part {
         matches!(self, Self::Bridge | Self::Switch)
     }
 
-    /// Whether the host is another guest of the same program.
+    /// Whether both guests are of one `cantle`.
     pub(super) fn is_one_process(self) -> bool {
         self == Self::Switch
     }
