@@ -9,8 +9,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-/// Adds an interface to a bridge (`linux/sockios.h`).
+// The requests of `linux/sockios.h`: those that libc has are of another type in each C library.
 const SIOCBRADDIF: libc::Ioctl = 0x89a2;
+const SIOCGIFFLAGS: libc::Ioctl = 0x8913;
+const SIOCSIFFLAGS: libc::Ioctl = 0x8914;
+const SIOCGIFMTU: libc::Ioctl = 0x8921;
+const SIOCSIFMTU: libc::Ioctl = 0x8922;
+const SIOCGIFINDEX: libc::Ioctl = 0x8933;
 
 /// Why something could not be done with an interface.
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +121,7 @@ impl Interface {
     /// It is gone.
     pub fn index(&self) -> Result<c_int, InterfaceError> {
         let mut request = request(&self.name);
-        self.ask("SIOCGIFINDEX", libc::SIOCGIFINDEX, &mut request, "ip link")?;
+        self.ask("SIOCGIFINDEX", SIOCGIFINDEX, &mut request, "ip link")?;
         // SAFETY: SIOCGIFINDEX filled in this field.
         Ok(unsafe { request.ifr_ifru.ifru_ifindex })
     }
@@ -128,7 +133,7 @@ impl Interface {
     /// It is gone.
     pub fn mtu(&self) -> Result<u32, InterfaceError> {
         let mut request = request(&self.name);
-        self.ask("SIOCGIFMTU", libc::SIOCGIFMTU, &mut request, "ip link")?;
+        self.ask("SIOCGIFMTU", SIOCGIFMTU, &mut request, "ip link")?;
         // SAFETY: SIOCGIFMTU filled in this field.
         let mtu = unsafe { request.ifr_ifru.ifru_mtu };
         Ok(u32::try_from(mtu).unwrap_or(0))
@@ -143,7 +148,7 @@ impl Interface {
         let mut request = request(&self.name);
         request.ifr_ifru.ifru_mtu = c_int::try_from(mtu).unwrap_or(c_int::MAX);
         let command = format!("ip link set dev {} mtu {mtu}", self.name);
-        self.ask("SIOCSIFMTU", libc::SIOCSIFMTU, &mut request, &command)
+        self.ask("SIOCSIFMTU", SIOCSIFMTU, &mut request, &command)
     }
 
     /// Brings it up, where it is not (`SIOCSIFFLAGS`, `IFF_UP`). Takes CAP_NET_ADMIN only where it is not.
@@ -153,7 +158,7 @@ impl Interface {
     /// [`InterfaceError`]: it is down, and no right to change that.
     pub fn bring_up(&self) -> Result<(), InterfaceError> {
         let mut request = request(&self.name);
-        self.ask("SIOCGIFFLAGS", libc::SIOCGIFFLAGS, &mut request, "ip link")?;
+        self.ask("SIOCGIFFLAGS", SIOCGIFFLAGS, &mut request, "ip link")?;
         // SAFETY: SIOCGIFFLAGS filled in this field.
         let flags = unsafe { request.ifr_ifru.ifru_flags };
         let up = libc::c_short::try_from(libc::IFF_UP).unwrap_or(1);
@@ -162,7 +167,7 @@ impl Interface {
         }
         request.ifr_ifru.ifru_flags = flags | up;
         let command = format!("ip link set dev {} up", self.name);
-        self.ask("SIOCSIFFLAGS", libc::SIOCSIFFLAGS, &mut request, &command)
+        self.ask("SIOCSIFFLAGS", SIOCSIFFLAGS, &mut request, &command)
     }
 
     /// Puts it into a bridge, where it is not in it (`SIOCBRADDIF`; the `bridge=` of a `vif`). Takes CAP_NET_ADMIN.

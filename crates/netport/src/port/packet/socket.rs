@@ -168,7 +168,8 @@ impl Socket {
         message.msg_iov = &raw mut iov;
         message.msg_iovlen = 1;
         message.msg_control = control.0.as_mut_ptr().cast();
-        message.msg_controllen = control.0.len();
+        // Of another type in each C library.
+        message.msg_controllen = 64;
         // SAFETY: all that the message names is alive, and so long.
         let read =
             unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
