@@ -4,6 +4,14 @@
 //! its console, and says at the end how they ended. Everything else is in the library crates; what is here is the
 //! command line ([`cli`]), the file ([`config`]), the terminal and the signals.
 
+/// A line for whoever reads the standard error stream; where nobody does any more, it is not worth dying for.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+
 mod cli;
 mod config;
 mod output;
@@ -39,7 +47,7 @@ fn main() -> ExitCode {
             .map_err(anyhow::Error::from),
     };
     ExitCode::from(done.unwrap_or_else(|error| {
-        eprintln!("cantle: {}", one_line(&error));
+        say!("cantle: {}", one_line(&error));
         SETUP_FAILED
     }))
 }

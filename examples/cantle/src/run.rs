@@ -171,7 +171,7 @@ impl Run {
         match self.lives(first, supervisor) {
             Ok(outcome) => {
                 let (text, code) = verdict(&outcome.end, supervisor.reason());
-                eprintln!("guest '{name}' {text}");
+                say!("guest '{name}' {text}");
                 Verdict {
                     name,
                     code,
@@ -179,7 +179,7 @@ impl Run {
                 }
             }
             Err(error) => {
-                eprintln!("guest '{name}' is gone: {}", crate::one_line(&error));
+                say!("guest '{name}' is gone: {}", crate::one_line(&error));
                 Verdict {
                     name,
                     code: SETUP_FAILED,
@@ -202,7 +202,7 @@ impl Run {
                 return Ok(outcome);
             }
             let (name, end) = (&self.config.name, describe(&outcome.end));
-            eprintln!("guest '{name}' {end}; starting it again");
+            say!("guest '{name}' {end}; starting it again");
             if begun.elapsed() < SHORT_LIFE {
                 supervisor.wait(SHORT_LIFE);
             }

@@ -102,7 +102,7 @@ pub(crate) fn pump(guest: OwnedFd, terminal: bool, escape: impl Fn() + Send + 's
         .name("console-input".into())
         .spawn(body)
     {
-        eprintln!("cantle: no console input: {error}");
+        say!("cantle: no console input: {error}");
     }
 }
 

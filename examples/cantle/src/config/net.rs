@@ -117,7 +117,7 @@ pub(super) fn xl(text: &str) -> Result<Net, String> {
                 ));
             }
             Some(("model", model)) => {
-                eprintln!("cantle: vif: model={model} is ignored: it is of emulated cards");
+                say!("cantle: vif: model={model} is ignored: it is of emulated cards");
             }
             // What the script would do is done without it.
             Some(("script", "vif-bridge" | "/etc/xen/scripts/vif-bridge")) => {}
