@@ -42,7 +42,7 @@ impl Default for BackendOptions {
             link: true,
             control_ring: true,
             multicast_control: true,
-            queue_bytes: 512 * 1024,
+            queue_bytes: 2 * 1024 * 1024,
             drain_after: Duration::from_secs(10),
             stall_after: Duration::from_secs(60),
         }
