@@ -26,7 +26,24 @@ const RESIZE: libc::off_t = 3;
 /// A lock on an image, held until it is dropped: as [`open`](crate::open) takes it, for tools.
 #[derive(Debug)]
 pub struct ImageLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for ImageLock {
+    /// Gives the lock back by a call, and not by closing the file: a program that another thread starts just now has a copy of
+    /// the descriptor until it runs, which would hold the lock for so long.
+    fn drop(&mut self) {
+        let all = libc::flock {
+            l_len: 0,
+            ..flock(libc::F_UNLCK, 0)
+        };
+        // SAFETY: the structure is alive, and the descriptor open.
+        let result =
+            unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_OFD_SETLK, &raw const all) };
+        if result < 0 {
+            tracing::warn!(error = %Error::last_os_error(), "an image's lock cannot be given back");
+        }
+    }
 }
 
 impl ImageLock {
@@ -41,6 +58,9 @@ impl ImageLock {
             .read(true)
             .custom_flags(libc::O_NONBLOCK)
             .open(path)?;
+        // From here on, whatever is held is given back.
+        let lock = Self { file };
+        let file = &lock.file;
         let used: &[_] = if read_only {
             &[CONSISTENT_READ]
         } else {
@@ -49,22 +69,22 @@ impl ImageLock {
         let unshared = [WRITE, RESIZE];
         // First hold, then look: of two that come at the same time at least one sees the other.
         for n in used {
-            hold(&file, USED + n)?;
+            hold(file, USED + n)?;
         }
         for n in unshared {
-            hold(&file, UNSHARED + n)?;
+            hold(file, UNSHARED + n)?;
         }
         for n in used {
-            if is_held(&file, UNSHARED + n)? {
+            if is_held(file, UNSHARED + n)? {
                 return Ok(None);
             }
         }
         for n in unshared {
-            if is_held(&file, USED + n)? {
+            if is_held(file, USED + n)? {
                 return Ok(None);
             }
         }
-        Ok(Some(Self { _file: file }))
+        Ok(Some(lock))
     }
 }
 
@@ -95,5 +115,22 @@ fn is_held(file: &File, at: libc::off_t) -> Result<bool> {
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } {
         0 => Ok(i32::from(lock.l_type) != libc::F_UNLCK),
         _ => Err(Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a child has one between its making and its own program.
+    #[test]
+    fn a_copy_of_the_descriptor_holds_nothing() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let lock = ImageLock::take(file.path(), false).unwrap().unwrap();
+        let copy = lock.file.try_clone().unwrap();
+        assert!(ImageLock::take(file.path(), true).unwrap().is_none());
+        drop(lock);
+        assert!(ImageLock::take(file.path(), false).unwrap().is_some());
+        drop(copy);
     }
 }
