@@ -252,7 +252,7 @@ pub(crate) fn storage(all: bool) -> Vec<Result<String>> {
 
 /// The network of each release's guest on a host of the same release, in short; with `all` both guests on both hosts, and everything.
 ///
-/// A run that is lost gets a new lab by itself; as with [`storage`], one that is lost each time is no failure without `all`.
+/// A run that is lost gets a new lab by itself; as with [`storage()`], one that is lost each time is no failure without `all`.
 pub(crate) fn network(all: bool) -> Vec<Result<String>> {
     let parts = if all { &Part::ALL[..] } else { &Part::SHORT };
     let args = DemoArgs {
