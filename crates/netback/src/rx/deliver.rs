@@ -75,7 +75,6 @@ impl RxQueue {
         now: Instant,
     ) -> Result<usize, RingBroken> {
         let layout = self.layout();
-        self.direct.forget();
         let mut copies: Vec<CopyPiece<'_>> = recycle(std::mem::take(&mut self.copies));
         self.answers.clear();
         let (mut seen, mut given, mut bytes) = (0, 0, 0);

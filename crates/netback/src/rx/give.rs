@@ -19,7 +19,6 @@ impl RxQueue {
             return Ok(0);
         }
         let layout = self.layout();
-        self.direct.forget();
         let mut copies: Vec<CopyPiece<'_>> = recycle(std::mem::take(&mut self.copies));
         self.answers.clear();
         let (mut given, mut bytes) = (0, 0);

@@ -2,7 +2,6 @@
 
 mod backlog;
 mod deliver;
-mod direct;
 mod fill;
 mod fit;
 mod frame;

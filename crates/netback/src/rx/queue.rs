@@ -12,7 +12,6 @@ use cantle_netport::port::FRAME_MAX;
 use cantle_netport::{NetPort, PartMut, Received};
 
 use super::backlog::Backlog;
-use super::direct::{Direct, Straight};
 use super::fill::Answer;
 use super::frame::{FrameInfo, FrontEnd, Layout};
 use super::starve::Starvation;
@@ -28,8 +27,6 @@ const BACKLOG_MIN: usize = 3 * ROOM;
 const BUDGET: usize = 256;
 /// Frames that are read before they are given: what stays in a core's own cache.
 const BATCH: usize = 64;
-/// Large packets that are read straight into the guest's pages before it is told of them.
-const STRAIGHT_MAX: usize = 8;
 
 /// Takes frames from a port, or from whoever delivers some, and gives them to a front end.
 ///
@@ -46,7 +43,6 @@ pub(crate) struct RxQueue {
     pub(super) backlog: Backlog,
     pub(super) copies: Vec<CopyPiece<'static>>,
     pub(super) answers: Vec<Answer>,
-    pub(super) direct: Direct,
     /// Frames being cut up, one at a time.
     pub(super) whole: Vec<u8>,
     /// The port has said that it has nothing.
@@ -83,7 +79,6 @@ impl RxQueue {
             backlog: Backlog::new(size),
             copies: Vec::new(),
             answers: Vec::new(),
-            direct: Direct::default(),
             whole: Vec::new(),
             port_empty: false,
             starvation: Starvation::default(),
@@ -109,11 +104,6 @@ impl RxQueue {
             self.collect()?;
             self.relink(port);
             if pulled {
-                if self.straight(port, now, &mut pass)? {
-                    // The guest is told of these before there are more.
-                    pass.more = true;
-                    return Ok(pass);
-                }
                 budget = budget.saturating_sub(self.read(port, now));
             }
             let nothing = self.backlog.is_empty() && (self.port_empty || !pulled);
@@ -149,27 +139,6 @@ impl RxQueue {
         }
         self.starvation.posted(self.posted.len());
         Ok(())
-    }
-
-    /// Reads large packets straight into the guest's pages; true where there may be more of them.
-    fn straight(
-        &mut self,
-        port: &mut dyn NetPort,
-        now: Instant,
-        pass: &mut Pass,
-    ) -> Result<bool, RingBroken> {
-        for _ in 0..STRAIGHT_MAX {
-            match self.read_straight(port, now)? {
-                Straight::Given => {
-                    pass.notify |= self.ring.publish_responses();
-                    self.fed(1, port);
-                    self.collect()?;
-                }
-                Straight::Read => return Ok(false),
-                Straight::No => return Ok(false),
-            }
-        }
-        Ok(true)
     }
 
     pub(super) fn layout(&self) -> Layout {
@@ -211,7 +180,6 @@ impl RxQueue {
                         offload,
                         hash: None,
                     };
-                    self.direct.seen(&info);
                     needed += self.keep_read(ROOM, info);
                 }
                 Ok(Received::Lost) => self.shared.stats.rx.count_dropped(),

@@ -1,4 +1,4 @@
-//! Large packets that are read straight into the guest's pages, and what comes in their place.
+//! Large packets one after another, and others in between.
 
 use cantle_abi::io::netif::XEN_NETIF_GSO_TYPE_TCPV4;
 use cantle_netback::Backend;
