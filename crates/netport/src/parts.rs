@@ -34,22 +34,25 @@ unsafe impl Send for PartMut<'_> {}
 // SAFETY: nothing can be done through a shared reference.
 unsafe impl Sync for PartMut<'_> {}
 
-/// The address of a range of shared memory; `None` where it is not wholly inside.
-fn range<M: SharedMemory + ?Sized>(memory: &M, offset: usize, len: usize) -> Option<NonNull<u8>> {
-    let end = offset.checked_add(len)?;
-    // SAFETY: `offset` is at most the length.
-    (end <= memory.len()).then(|| unsafe { memory.as_ptr().add(offset) })
+fn iovec(bytes: SharedBytes<'_>) -> libc::iovec {
+    libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    }
+}
+
+impl<'a> From<SharedBytes<'a>> for Part<'a> {
+    fn from(bytes: SharedBytes<'a>) -> Self {
+        Self {
+            iov: iovec(bytes),
+            memory: PhantomData,
+        }
+    }
 }
 
 impl<'a> From<&'a [u8]> for Part<'a> {
     fn from(bytes: &'a [u8]) -> Self {
-        Self {
-            iov: libc::iovec {
-                iov_base: bytes.as_ptr().cast_mut().cast(),
-                iov_len: bytes.len(),
-            },
-            memory: PhantomData,
-        }
+        SharedBytes::from(bytes).into()
     }
 }
 
@@ -61,13 +64,7 @@ impl<'a> Part<'a> {
         offset: usize,
         len: usize,
     ) -> Option<Self> {
-        Some(Self {
-            iov: libc::iovec {
-                iov_base: range(memory, offset, len)?.as_ptr().cast(),
-                iov_len: len,
-            },
-            memory: PhantomData,
-        })
+        SharedBytes::of(memory, offset, len).map(Self::from)
     }
 
     /// How many bytes.
@@ -89,6 +86,19 @@ impl<'a> Part<'a> {
         // `to` is borrowed alone and shared memory is never behind a reference.
         unsafe { std::ptr::copy_nonoverlapping(self.iov.iov_base.cast(), to.as_mut_ptr(), len) };
         len
+    }
+
+    /// Copies several, one after another, as far as there is room; returns how many bytes.
+    pub fn copy_all(parts: impl IntoIterator<Item = Self>, to: &mut [u8]) -> usize {
+        let mut filled = 0;
+        for part in parts {
+            let room = to.get_mut(filled..).unwrap_or_default();
+            if room.is_empty() {
+                break;
+            }
+            filled += part.copy_to(room);
+        }
+        filled
     }
 
     /// The first `len` of its bytes, and the others; all and none where there are not so many.
@@ -143,10 +153,7 @@ impl<'a> PartMut<'a> {
         len: usize,
     ) -> Option<Self> {
         Some(Self {
-            iov: libc::iovec {
-                iov_base: range(memory, offset, len)?.as_ptr().cast(),
-                iov_len: len,
-            },
+            iov: iovec(SharedBytes::of(memory, offset, len)?),
             memory: PhantomData,
         })
     }

@@ -96,15 +96,11 @@ impl Backlog {
 
     /// Copies a frame in; false where there is no room.
     pub(super) fn push_parts(&mut self, parts: &[Part<'_>], info: FrameInfo) -> bool {
-        let Some(mut room) = self.room(info.len) else {
+        let Some(room) = self.room(info.len) else {
             return false;
         };
-        for part in parts {
-            let copied = part.copy_to(room);
-            room = room.get_mut(copied..).unwrap_or_default();
-        }
         // Shorter than it was said to be: what was there before is nobody else's than this guest's, but it is no frame.
-        if !room.is_empty() {
+        if Part::copy_all(parts.iter().copied(), room) < info.len {
             return false;
         }
         self.push(info.len, info);

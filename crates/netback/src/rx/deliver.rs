@@ -10,10 +10,9 @@ use cantle_netport::{Frame, Part, recycle};
 
 use super::fill::Fill;
 use super::frame::{FrameInfo, Plan};
-use super::give::respond;
+use super::give::fill_and_respond;
 use super::queue::RxQueue;
 use crate::pass::Pass;
-use crate::statics;
 
 impl RxQueue {
     /// Takes frames from whoever has some. Those that there are no pages for wait, up to the bound. Whether the guest is to be notified,
@@ -111,8 +110,8 @@ impl RxQueue {
             given += 1;
             bytes += info.len as u64;
         }
-        statics::copy(&self.statics, &*self.shared.grants, &mut copies);
-        respond(&mut self.ring, &self.answers, &copies, &self.shared)?;
+        let (ring, answers) = (&mut self.ring, &self.answers);
+        fill_and_respond(ring, answers, &mut copies, &self.statics, &self.shared)?;
         self.copies = recycle(copies);
         self.shared.stats.rx.count(given, bytes);
         if given > 0 {
@@ -144,12 +143,7 @@ impl RxQueue {
             }
             Plan::Segment if frame.len <= FRAME_MAX => {
                 self.whole.resize(frame.len, 0);
-                let mut room = self.whole.as_mut_slice();
-                for part in frame.parts {
-                    let copied = part.copy_to(room);
-                    room = room.get_mut(copied..).unwrap_or_default();
-                }
-                if !room.is_empty() {
+                if Part::copy_all(frame.parts.iter().copied(), &mut self.whole) < frame.len {
                     return false;
                 }
                 let (slots, lost) = self.segment(frame.offload);
@@ -165,13 +159,6 @@ impl RxQueue {
 
 /// A frame's first bytes, as far as `into` has room: a private copy.
 pub(crate) fn first_bytes<'i>(parts: &[Part<'_>], into: &'i mut [u8]) -> &'i [u8] {
-    let mut filled = 0;
-    for part in parts {
-        let room = into.get_mut(filled..).unwrap_or_default();
-        if room.is_empty() {
-            break;
-        }
-        filled += part.copy_to(room);
-    }
+    let filled = Part::copy_all(parts.iter().copied(), into);
     into.get(..filled).unwrap_or_default()
 }

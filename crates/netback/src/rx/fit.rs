@@ -5,15 +5,15 @@ use cantle_netport::segment::{Segments, Sums};
 use cantle_netport::{Checksum, Offload, Part};
 
 use super::frame::{FrameInfo, Plan};
-use super::queue::RxQueue;
+use super::queue::{ROOM, RxQueue};
 use crate::checksum;
 
 impl RxQueue {
-    /// Keeps the frame that was read into the backlog's room for `asked` bytes, made fit for the front end; how many slots it takes.
-    pub(super) fn keep_read(&mut self, asked: usize, mut info: FrameInfo) -> usize {
+    /// Keeps the frame that was read into the backlog's room, made fit for the front end; how many slots it takes.
+    pub(super) fn keep_read(&mut self, mut info: FrameInfo) -> usize {
         let layout = self.layout();
         let mut headers = [0; HEADERS_MAX];
-        let seen = match self.backlog.room(asked) {
+        let seen = match self.backlog.room(ROOM) {
             Some(room) => {
                 let frame = room.get(..info.len).unwrap_or_default();
                 Part::from(frame).copy_to(&mut headers)
@@ -26,16 +26,16 @@ impl RxQueue {
             info.hash = self.hash.get().hash(headers);
         }
         match self.front.plan(headers, layout, &info) {
-            Plan::Pass if passes => self.backlog.push(asked, info),
+            Plan::Pass if passes => self.backlog.push(ROOM, info),
             Plan::Complete { start, offset } if passes => {
-                self.backlog.push(asked, info);
+                self.backlog.push(ROOM, info);
                 if !self.complete_last(start, offset) {
                     self.shared.stats.rx.count_dropped();
                     return 0;
                 }
             }
             Plan::Segment if passes => {
-                let room = self.backlog.room(asked);
+                let room = self.backlog.room(ROOM);
                 self.whole.clear();
                 let frame = room.and_then(|room| room.get(..info.len));
                 self.whole.extend_from_slice(frame.unwrap_or_default());

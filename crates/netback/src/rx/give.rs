@@ -9,6 +9,7 @@ use cantle_netport::recycle;
 
 use super::fill::{Answer, Fill};
 use super::queue::RxQueue;
+use crate::control::StaticGrants;
 use crate::shared::Shared;
 use crate::statics;
 
@@ -40,8 +41,8 @@ impl RxQueue {
             given += 1;
             bytes += info.len as u64;
         }
-        statics::copy(&self.statics, &*self.shared.grants, &mut copies);
-        respond(&mut self.ring, &self.answers, &copies, &self.shared)?;
+        let (ring, answers) = (&mut self.ring, &self.answers);
+        fill_and_respond(ring, answers, &mut copies, &self.statics, &self.shared)?;
         self.copies = recycle(copies);
         self.shared.stats.rx.count(given as u64, bytes);
         self.backlog.pop(given);
@@ -49,13 +50,15 @@ impl RxQueue {
     }
 }
 
-/// Puts the responses on the ring: an error where any of a page's copies failed.
-pub(super) fn respond(
+/// Copies into the guest's pages, and puts the responses on the ring: an error where any of a page's copies failed.
+pub(super) fn fill_and_respond(
     ring: &mut BackRing<NetifRxRequest, NetifRxResponse, Mapping>,
     answers: &[Answer],
-    copies: &[CopyPiece<'_>],
+    copies: &mut [CopyPiece<'_>],
+    statics: &StaticGrants,
     shared: &Shared,
 ) -> Result<(), RingBroken> {
+    statics::copy(statics, &*shared.grants, copies);
     let mut statuses = copies.iter().map(|piece| piece.status);
     for answer in answers {
         let mut response = answer.response;

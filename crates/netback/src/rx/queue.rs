@@ -20,7 +20,7 @@ use crate::pass::Pass;
 use crate::shared::Shared;
 
 /// Room that the port is offered for a frame: one byte more than the longest, so that a longer one shows.
-const ROOM: usize = FRAME_MAX + 1;
+pub(super) const ROOM: usize = FRAME_MAX + 1;
 /// Bytes that may wait at least: what a port gives at once.
 const BACKLOG_MIN: usize = 3 * ROOM;
 /// Frames that one call reads at most.
@@ -180,7 +180,7 @@ impl RxQueue {
                         offload,
                         hash: None,
                     };
-                    needed += self.keep_read(ROOM, info);
+                    needed += self.keep_read(info);
                 }
                 Ok(Received::Lost) => self.shared.stats.rx.count_dropped(),
                 Ok(Received::Nothing) => {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::{FRAME_MAX, Frame};
 use crate::segment::{Segments, Sums};
-use crate::{Checksum, Offload, Offloads, PartMut, checksum};
+use crate::{Checksum, Offload, Offloads, Part, PartMut, checksum};
 
 /// Appends a frame's bytes. False, and nothing appended, where they are not as many as it says, or too many for any port.
 pub(super) fn gather(frame: &Frame<'_>, to: &mut Vec<u8>) -> bool {
@@ -15,10 +15,10 @@ pub(super) fn gather(frame: &Frame<'_>, to: &mut Vec<u8>) -> bool {
     }
     let end = start + frame.len;
     to.resize(end, 0);
-    let mut at = start;
-    for part in frame.parts {
-        at += part.copy_to(to.get_mut(at..end).unwrap_or_default());
-    }
+    Part::copy_all(
+        frame.parts.iter().copied(),
+        to.get_mut(start..end).unwrap_or_default(),
+    );
     true
 }
 

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::pieces::scatter;
 use super::{Frame, NetPort, Received};
-use crate::{Offload, Offloads, PartMut};
+use crate::{Offload, Offloads, Part, PartMut};
 
 /// A frame with its metadata, as it went through.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,11 +144,8 @@ impl NetPort for Recorder {
                 continue;
             }
             let mut bytes = vec![0; frame.len];
-            let mut at = 0;
-            for part in frame.parts {
-                at += part.copy_to(bytes.get_mut(at..).unwrap_or_default());
-            }
-            bytes.truncate(at);
+            let copied = Part::copy_all(frame.parts.iter().copied(), &mut bytes);
+            bytes.truncate(copied);
             let offload = frame.offload;
             state.sent.push(Recorded { bytes, offload });
         }
@@ -161,12 +159,7 @@ impl NetPort for Recorder {
             let _ = rustix::io::read(&self.shared.readable, &mut [0; 8]);
             return Ok(Received::Nothing);
         };
-        let mut rest = frame.bytes.as_slice();
-        for part in into {
-            let copied = part.copy_from(rest);
-            rest = rest.get(copied..).unwrap_or_default();
-        }
-        Ok(if rest.is_empty() {
+        Ok(if scatter(&frame.bytes, into) {
             Received::Frame {
                 len: frame.bytes.len(),
                 offload: frame.offload,

@@ -105,11 +105,8 @@ impl FrameSink for Collector {
         let mut frames = self.frames.lock().expect("no test panics meanwhile");
         for frame in batch {
             let mut bytes = vec![0; frame.len];
-            let mut at = 0;
-            for part in frame.parts {
-                at += part.copy_to(&mut bytes[at..]);
-            }
-            assert_eq!(at, frame.len, "the parts have what the frame says");
+            let copied = Part::copy_all(frame.parts.iter().copied(), &mut bytes);
+            assert_eq!(copied, frame.len, "the parts have what the frame says");
             frame.taken = true;
             frames.push(Owned {
                 bytes,

@@ -111,18 +111,16 @@ impl Queue {
             state.lost_in_all = state.lost_in_all.saturating_add(1);
             return;
         }
-        let (start, mut at) = (batch.bytes.len(), batch.bytes.len());
-        let end = start + wanted;
-        batch.bytes.resize(end, 0);
-        for part in parts {
-            at += part.copy_to(batch.bytes.get_mut(at..end).unwrap_or_default());
-        }
+        let start = batch.bytes.len();
+        batch.bytes.resize(start + wanted, 0);
+        let room = batch.bytes.get_mut(start..).unwrap_or_default();
+        let captured = Part::copy_all(parts, room);
         // There may be fewer than was said.
-        batch.bytes.truncate(at);
+        batch.bytes.truncate(start + captured);
         batch.records.push(Record {
             time: time.unwrap_or_default(),
             direction,
-            captured: at - start,
+            captured,
             len,
             lost: std::mem::take(&mut state.lost),
         });
