@@ -8,3 +8,5 @@
 #![no_std]
 
 pub mod interface;
+pub mod regs;
+pub mod vcpu;
