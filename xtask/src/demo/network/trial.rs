@@ -117,7 +117,7 @@ impl Trial {
             part,
             taps,
             // The lab has two CPUs.
-            vcpus: if part.has_server() { 1 } else { 2 },
+            vcpus: args.vcpus.unwrap_or(if part.has_server() { 1 } else { 2 }),
             client: Started {
                 net: net(part, 0, CLIENT),
                 cmdline,

@@ -111,7 +111,7 @@ impl Boot {
             disks,
             options: transport.map(|t| format!("--transport {t}")).collect(),
             tools,
-            vcpus: if tools { all } else { few },
+            vcpus: args.vcpus.unwrap_or(if tools { all } else { few }),
             after: Duration::ZERO,
         }
     }
