@@ -40,6 +40,7 @@ mod errno;
 mod ids;
 mod shared_memory;
 
+pub mod callback;
 pub mod cpuid;
 pub mod elfnote;
 pub mod event_channel;
@@ -47,7 +48,9 @@ pub mod grant_table;
 pub mod hvm;
 pub mod io;
 pub mod memory;
+pub mod mmu;
 pub mod physdev;
+pub mod pv;
 pub mod ring;
 pub mod sched;
 pub mod start_info;

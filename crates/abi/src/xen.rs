@@ -4,10 +4,32 @@ use core::mem::{offset_of, size_of};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+/// PV: set the trap table.
+pub const __HYPERVISOR_set_trap_table: u32 = 0;
+/// PV: write page table entries.
+pub const __HYPERVISOR_mmu_update: u32 = 1;
+/// PV: set the global descriptor table.
+pub const __HYPERVISOR_set_gdt: u32 = 2;
+/// PV: set the kernel's stack.
+pub const __HYPERVISOR_stack_switch: u32 = 3;
+/// PV: set the kernel's entries.
+pub const __HYPERVISOR_set_callbacks: u32 = 4;
+/// PV: have the next use of the FPU trap, or not.
+pub const __HYPERVISOR_fpu_taskswitch: u32 = 5;
+/// Operations on the machine, for the host's own domain.
+pub const __HYPERVISOR_platform_op: u32 = 7;
+/// PV: set a debug register.
+pub const __HYPERVISOR_set_debugreg: u32 = 8;
+/// PV: read a debug register.
+pub const __HYPERVISOR_get_debugreg: u32 = 9;
+/// PV: write a segment descriptor.
+pub const __HYPERVISOR_update_descriptor: u32 = 10;
 /// Memory operations.
 pub const __HYPERVISOR_memory_op: u32 = 12;
 /// Many calls in one.
 pub const __HYPERVISOR_multicall: u32 = 13;
+/// PV: write the page table entry of an address.
+pub const __HYPERVISOR_update_va_mapping: u32 = 14;
 /// The old one-shot timer.
 pub const __HYPERVISOR_set_timer_op: u32 = 15;
 /// Questions about the hypervisor.
@@ -18,14 +40,24 @@ pub const __HYPERVISOR_console_io: u32 = 18;
 pub const __HYPERVISOR_grant_table_op: u32 = 20;
 /// Switch optional behaviour on.
 pub const __HYPERVISOR_vm_assist: u32 = 21;
+/// PV: the same for a frame of another domain.
+pub const __HYPERVISOR_update_va_mapping_otherdomain: u32 = 22;
+/// PV: return from an exception.
+pub const __HYPERVISOR_iret: u32 = 23;
 /// vCPU operations.
 pub const __HYPERVISOR_vcpu_op: u32 = 24;
+/// PV: set a segment's base.
+pub const __HYPERVISOR_set_segment_base: u32 = 25;
 /// Memory management of PV guests.
 pub const __HYPERVISOR_mmuext_op: u32 = 26;
 /// Security module operations.
 pub const __HYPERVISOR_xsm_op: u32 = 27;
+/// Set the NMI's handler.
+pub const __HYPERVISOR_nmi_op: u32 = 28;
 /// Scheduling operations.
 pub const __HYPERVISOR_sched_op: u32 = 29;
+/// PV: set one of the kernel's entries.
+pub const __HYPERVISOR_callback_op: u32 = 30;
 /// Event channel operations.
 pub const __HYPERVISOR_event_channel_op: u32 = 32;
 /// Physical device operations.
@@ -61,6 +93,18 @@ pub const CONSOLEIO_read: u32 = 1;
 
 /// vCPUs that have their `vcpu_info` in the shared info page.
 pub const XEN_LEGACY_MAX_VCPUS: usize = 32;
+
+/// `struct multicall_entry`, 64 bytes: one call of many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MulticallEntry {
+    /// In: `__HYPERVISOR_*`.
+    pub op: u64,
+    /// Out: what it returned.
+    pub result: u64,
+    /// In: its arguments.
+    pub args: [u64; 6],
+}
 
 /// `struct vcpu_time_info`, 32 bytes: the clock page. Also the layout of KVM's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -145,6 +189,7 @@ pub struct ArchSharedInfo {
 }
 
 const _: () = {
+    assert!(size_of::<MulticallEntry>() == 64);
     assert!(size_of::<VcpuTimeInfo>() == 32 && size_of::<VcpuInfo>() == 64);
     assert!(offset_of!(VcpuInfo, time) == 32 && offset_of!(VcpuInfo, evtchn_pending_sel) == 8);
     assert!(size_of::<SharedInfo>() == 3136);

@@ -1,8 +1,8 @@
 //! The Rust names beside the C names.
 
 use cantle_abi::{
-    DomId, Errno, PAGE_SIZE, cpuid, elfnote, event_channel, grant_table, hvm, io, memory, physdev,
-    ring, sched, start_info, vcpu, version, xen,
+    DomId, Errno, PAGE_SIZE, callback, cpuid, elfnote, event_channel, grant_table, hvm, io, memory,
+    mmu, physdev, pv, ring, sched, start_info, vcpu, version, xen,
 };
 use std::mem::{align_of, offset_of, size_of, size_of_val};
 use zerocopy::FromZeros;
@@ -39,6 +39,7 @@ pub(crate) const HEADERS: &[&str] = &[
     "vcpu.h",
     "memory.h",
     "physdev.h",
+    "callback.h",
     "elfnote.h",
     "event_channel.h",
     "grant_table.h",
@@ -58,6 +59,8 @@ pub(crate) const HEADERS: &[&str] = &[
 /// Constants of the crate that no header names (derived, or only in words).
 pub(crate) const CONSTANTS_WITHOUT_C: &[&str] = &[
     "PAGE_SHIFT",
+    "HYPERVISOR_VIRT_START",
+    "HYPERVISOR_VIRT_END",
     "PAGE_SIZE",
     "GRANT_ENTRIES_PER_FRAME_V1",
     "GRANT_ENTRIES_PER_FRAME_V2",
@@ -191,6 +194,7 @@ pub(crate) fn layouts() -> Vec<Layout> {
         xen => ArchSharedInfo = "struct arch_shared_info" {
             max_pfn, pfn_to_mfn_frame_list_list, nmi_reason, p2m_cr3, p2m_vaddr, p2m_generation
         };
+        xen => MulticallEntry = "struct multicall_entry" { op, result, args };
         version => XenFeatureInfo = "struct xen_feature_info" { submap_idx, submap };
         sched => SchedShutdown = "struct sched_shutdown" { reason };
         sched => SchedPoll = "struct sched_poll" { ports, nr_ports, timeout } pad { pad };
@@ -211,6 +215,24 @@ pub(crate) fn layouts() -> Vec<Layout> {
         };
         memory => XenRemoveFromPhysmap = "struct xen_remove_from_physmap" { domid, gpfn } pad { pad };
         memory => XenMemoryMap = "struct xen_memory_map" { nr_entries, buffer } pad { pad };
+        callback => CallbackRegister = "struct callback_register" { kind => "type", flags, address } pad { pad };
+        callback => CallbackUnregister = "struct callback_unregister" { kind => "type", unused => "_unused" };
+        mmu => MmuUpdate = "struct mmu_update" { ptr, val };
+        mmu => MmuextOp = "struct mmuext_op" { cmd, arg1, arg2 } pad { pad };
+        physdev => PhysdevSetIopl = "struct physdev_set_iopl" { iopl };
+        physdev => PhysdevSetIobitmap = "struct physdev_set_iobitmap" { bitmap, nr_ports } pad { pad };
+        pv => TrapInfo = "struct trap_info" { vector, flags, cs, address } pad { pad };
+        pv => IretContext = "struct iret_context" { rax, r11, rcx, flags, rip, cs, rflags, rsp, ss };
+        pv => CpuUserRegs = "struct cpu_user_regs" {
+            r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, error_code, entry_vector, rip, cs,
+            saved_upcall_mask, rflags, rsp, ss, es, ds, fs, gs, pad0 => "_pad0", pad1 => "_pad1", pad2 => "_pad2",
+            pad3 => "_pad3", pad4 => "_pad4", pad5 => "_pad5", pad6 => "_pad6"
+        };
+        pv => VcpuGuestContext = "struct vcpu_guest_context" {
+            fpu_ctxt, flags, user_regs, trap_ctxt, ldt_base, ldt_ents, gdt_frames, gdt_ents, kernel_ss, kernel_sp, ctrlreg,
+            debugreg, event_callback_eip, failsafe_callback_eip, syscall_callback_eip, vm_assist, fs_base,
+            gs_base_kernel, gs_base_user
+        };
         event_channel => EvtchnAllocUnbound = "struct evtchn_alloc_unbound" { dom, remote_dom, port };
         event_channel => EvtchnBindInterdomain = "struct evtchn_bind_interdomain" {
             remote_dom, remote_port, local_port
@@ -355,6 +377,11 @@ macro_rules! constants {
 
 pub(crate) fn constants() -> Vec<Constant> {
     constants! {
+        callback {
+            CALLBACKTYPE_event, CALLBACKTYPE_failsafe, CALLBACKTYPE_syscall, CALLBACKTYPE_sysenter_deprecated,
+            CALLBACKTYPE_nmi, CALLBACKTYPE_sysenter, CALLBACKTYPE_syscall32, CALLBACKF_mask_events,
+            CALLBACKOP_register, CALLBACKOP_unregister
+        }
         cpuid {
             XEN_CPUID_FIRST_LEAF, XEN_CPUID_SIGNATURE_EBX, XEN_CPUID_SIGNATURE_ECX, XEN_CPUID_SIGNATURE_EDX,
             XEN_CPUID_MAX_NUM_LEAVES, XEN_HVM_CPUID_VCPU_ID_PRESENT, XEN_HVM_CPUID_DOMID_PRESENT,
@@ -404,9 +431,28 @@ pub(crate) fn constants() -> Vec<Constant> {
             XENMAPSPACE_shared_info, XENMAPSPACE_grant_table, XENMAPSPACE_gmfn, XENMAPSPACE_gmfn_range,
             XENMAPSPACE_gmfn_foreign, XENMAPIDX_grant_table_status
         }
+        mmu {
+            MMU_NORMAL_PT_UPDATE, MMU_MACHPHYS_UPDATE, MMU_PT_UPDATE_PRESERVE_AD, MMU_PT_UPDATE_NO_TRANSLATE,
+            MMUEXT_PIN_L1_TABLE, MMUEXT_PIN_L2_TABLE, MMUEXT_PIN_L3_TABLE, MMUEXT_PIN_L4_TABLE,
+            MMUEXT_UNPIN_TABLE, MMUEXT_NEW_BASEPTR, MMUEXT_TLB_FLUSH_LOCAL, MMUEXT_INVLPG_LOCAL,
+            MMUEXT_TLB_FLUSH_MULTI, MMUEXT_INVLPG_MULTI, MMUEXT_TLB_FLUSH_ALL, MMUEXT_INVLPG_ALL,
+            MMUEXT_FLUSH_CACHE, MMUEXT_SET_LDT, MMUEXT_NEW_USER_BASEPTR, MMUEXT_CLEAR_PAGE, MMUEXT_COPY_PAGE,
+            MMUEXT_FLUSH_CACHE_GLOBAL, MMUEXT_MARK_SUPER, MMUEXT_UNMARK_SUPER, UVMF_NONE, UVMF_TLB_FLUSH,
+            UVMF_INVLPG, UVMF_FLUSHTYPE_MASK, UVMF_ALL
+        }
         physdev {
+            PHYSDEVOP_set_iopl, PHYSDEVOP_set_iobitmap,
             PHYSDEVOP_eoi, PHYSDEVOP_irq_status_query, PHYSDEVOP_map_pirq, PHYSDEVOP_unmap_pirq,
             PHYSDEVOP_get_free_pirq
+        }
+        pv {
+            FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_DS32, FIRST_RESERVED_GDT_PAGE,
+            FIRST_RESERVED_GDT_BYTE, FIRST_RESERVED_GDT_ENTRY, SEGBASE_FS, SEGBASE_GS_USER, SEGBASE_GS_KERNEL,
+            SEGBASE_GS_USER_SEL, VGCF_in_syscall, VGCF_i387_valid, VGCF_in_kernel,
+            VGCF_failsafe_disables_events, VGCF_syscall_disables_events, VGCF_online, VMASST_CMD_enable,
+            VMASST_CMD_disable, VMASST_TYPE_4gb_segments, VMASST_TYPE_4gb_segments_notify,
+            VMASST_TYPE_writable_pagetables, VMASST_TYPE_pae_extended_cr3, VMASST_TYPE_architectural_iopl,
+            VMASST_TYPE_runstate_update_flag, VMASST_TYPE_m2p_strict
         }
         sched {
             SCHEDOP_yield, SCHEDOP_block, SCHEDOP_shutdown, SCHEDOP_poll, SCHEDOP_remote_shutdown,
@@ -432,6 +478,12 @@ pub(crate) fn constants() -> Vec<Constant> {
             XENFEAT_linux_rsdp_unrestricted
         }
         xen {
+            __HYPERVISOR_set_trap_table, __HYPERVISOR_mmu_update, __HYPERVISOR_set_gdt,
+            __HYPERVISOR_stack_switch, __HYPERVISOR_set_callbacks, __HYPERVISOR_fpu_taskswitch,
+            __HYPERVISOR_platform_op, __HYPERVISOR_set_debugreg, __HYPERVISOR_get_debugreg,
+            __HYPERVISOR_update_descriptor, __HYPERVISOR_update_va_mapping,
+            __HYPERVISOR_update_va_mapping_otherdomain, __HYPERVISOR_iret, __HYPERVISOR_set_segment_base,
+            __HYPERVISOR_nmi_op, __HYPERVISOR_callback_op,
             __HYPERVISOR_memory_op, __HYPERVISOR_multicall, __HYPERVISOR_set_timer_op,
             __HYPERVISOR_xen_version, __HYPERVISOR_console_io, __HYPERVISOR_grant_table_op,
             __HYPERVISOR_vm_assist, __HYPERVISOR_vcpu_op, __HYPERVISOR_mmuext_op, __HYPERVISOR_xsm_op,
