@@ -58,6 +58,7 @@ data() {
 }
 
 found() {
+    say "guest_type=$(cat /sys/hypervisor/guest_type)"
     say "kernel $(uname -r), $(nproc) CPUs, hypervisor $(cat /sys/hypervisor/type) $(cat /sys/hypervisor/guest_type), clock $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
     for device in /sys/bus/xen/devices/*; do
         [ -e "$device/state" ] && say "xenbus ${device##*/}: $(cat "$device/state")"

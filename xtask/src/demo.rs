@@ -1,6 +1,7 @@
 //! The demo: Debian's own kernel as a guest, with its disk, its network and its console on our crates.
 
 mod disk;
+mod kind;
 mod network;
 mod place;
 mod report;
@@ -21,6 +22,7 @@ use crate::interrupt::Scratch;
 use crate::lab::LabLost;
 use crate::{guests, lab, machine, programs, workspace};
 use disk::Disk;
+pub(crate) use kind::Kind;
 use network::Part;
 use place::Place;
 use report::{GuestLost, Report};
@@ -53,6 +55,9 @@ pub(crate) struct DemoArgs {
     /// Where the guest runs: in a lab, or on this machine's own /dev/kvm, which is the choice when it can run stock kernels.
     #[arg(long, value_enum)]
     host: Option<Host>,
+    /// Which of Xen's kinds the guest is.
+    #[arg(long = "type", value_enum, default_value_t = Kind::Pvh)]
+    kind: Kind,
     /// The guest's vCPUs: 2 unless told otherwise, or as many as there is work for where disks or networks are worked.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_VCPUS))]
     vcpus: Option<u32>,
@@ -116,6 +121,7 @@ impl Default for DemoArgs {
         Self {
             guest: Guest::Debian12,
             host: None,
+            kind: Kind::Pvh,
             vcpus: None,
             all: true,
             transport: None,
@@ -454,7 +460,7 @@ fn on(host: Host, guests: &[Guest], args: &DemoArgs) -> Result<Vec<Result<String
                 guest.name(),
                 host.name()
             ));
-            report.line(host.name())
+            report.line(host.name(), args.kind)
         });
         outcomes.push(outcome);
     }
@@ -497,7 +503,7 @@ fn run(place: &mut Place, name: &str, script: &str, log: &Path, args: &DemoArgs)
         Ok(())
     })?;
     match code {
-        Some(code) => report.judge(code)?,
+        Some(code) => report.judge(code, args.kind)?,
         None => bail!(GuestLost(format!("no end after {} s", args.timeout))),
     }
     Ok(report)
@@ -526,10 +532,13 @@ fn script(place: &Place, guest: Guest, disk: PathBuf, args: &DemoArgs) -> Result
         .iter()
         .map(|program| place.program(program).to_string_lossy().into_owned())
         .collect();
-    let options = match &args.transport {
-        Some(transport) => format!("--transport {transport}"),
-        None => String::new(),
-    };
+    let mut options = String::new();
+    if args.kind != Kind::Pvh {
+        options.push_str(&format!(" --type {}", args.kind.name()));
+    }
+    if let Some(transport) = &args.transport {
+        options.push_str(&format!(" --transport {transport}"));
+    }
     let mut script = String::new();
     for (name, value) in [
         ("BUSYBOX", place.busybox()?),

@@ -8,6 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::kind::Kind;
+
 /// The exit code of a `cantle` whose guest crashed.
 pub(super) const CRASHED: u8 = 3;
 
@@ -42,6 +44,8 @@ pub(super) struct Report {
 struct Line<'a> {
     demo: &'a str,
     host: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
     transport: &'a str,
     /// By which interface the guest was told of events: `fifo` or `2l`.
     evtchn: &'a str,
@@ -149,8 +153,8 @@ impl Report {
         }
     }
 
-    /// Whether the run ended as it should, with everything said; `code` is the script's exit code.
-    pub(super) fn judge(&self, code: u8) -> Result<()> {
+    /// Whether the run of such a guest ended as it should, with everything said; `code` is the script's exit code.
+    pub(super) fn judge(&self, code: u8, kind: Kind) -> Result<()> {
         if let Some(why) = &self.failure {
             bail!("{why}");
         }
@@ -175,7 +179,7 @@ impl Report {
             "what came from the guest through the network is not what it sent"
         );
         self.disk_sha256()?;
-        self.line("").map(drop)
+        self.line("", kind).map(drop)
     }
 
     /// The checksum of the data that the guest wrote to its disk.
@@ -184,7 +188,13 @@ impl Report {
     }
 
     /// The demo's last line.
-    pub(super) fn line(&self, host: &str) -> Result<String> {
+    pub(super) fn line(&self, host: &str, kind: Kind) -> Result<String> {
+        let guest_type = self.value("guest_type")?;
+        ensure!(
+            guest_type == kind.guest_type(),
+            "the guest's kernel says that it is {guest_type}, not {}",
+            kind.guest_type()
+        );
         let stats = self.stats()?;
         let named = |name: &str| {
             [stats.get("stats"), Some(&stats)]
@@ -204,6 +214,7 @@ impl Report {
         let line = Line {
             demo: "ok",
             host,
+            kind: kind.name(),
             transport: named("transport")?,
             evtchn,
             delivery: named("delivery")?,
@@ -292,7 +303,7 @@ mod tests {
 
     const GOOD: &str = "host: start\nguest: init at 1.20 s\r\nguest: disk_sha256=ab\r\n\
         guest: disk_read_MBps=101.5\r\nguest: net_down_MBps=40.0\r\nguest: net_up_sha256=ef\r\n\
-        guest: evtchn=fifo\r\nguest: done\r\n\
+        guest: guest_type=PVH\r\nguest: evtchn=fifo\r\nguest: done\r\n\
         the guest switched itself off\n{\n \"transport\": \"xen\", \"evtchn\": \"fifo\", \
         \"delivery\": \"user\", \"exits\": {\"a\": 3, \"b\": 4}\n}\n\
         host: net_received_sha256=ef\nhost: end 0\n";
@@ -308,8 +319,9 @@ mod tests {
     #[test]
     fn a_good_run_makes_the_line() {
         let report = report(GOOD);
-        report.judge(0).unwrap();
-        let line: Value = serde_json::from_str(&report.line("debian12").unwrap()).unwrap();
+        report.judge(0, Kind::Pvh).unwrap();
+        let line: Value =
+            serde_json::from_str(&report.line("debian12", Kind::Pvh).unwrap()).unwrap();
         assert_eq!(line["transport"], "xen");
         assert_eq!(line["evtchn"], "fifo");
         assert_eq!(
@@ -330,11 +342,12 @@ mod tests {
             report(&text.replace("guest: done", &done))
         };
         let report = with("guest: channels=200");
-        report.judge(0).unwrap();
-        let line: Value = serde_json::from_str(&report.line("debian12").unwrap()).unwrap();
+        report.judge(0, Kind::Pvh).unwrap();
+        let line: Value =
+            serde_json::from_str(&report.line("debian12", Kind::Pvh).unwrap()).unwrap();
         assert_eq!(line["channels"], 200);
-        assert!(with("guest: channels=198").judge(0).is_err());
-        assert!(with("").judge(0).is_err());
+        assert!(with("guest: channels=198").judge(0, Kind::Pvh).is_err());
+        assert!(with("").judge(0, Kind::Pvh).is_err());
     }
 
     #[test]
@@ -347,7 +360,7 @@ mod tests {
             let text = GOOD.replace("host: start", asked);
             report(&text.replace("guest: done", said))
         };
-        let line = with(good).line("debian12").unwrap();
+        let line = with(good).line("debian12", Kind::Pvh).unwrap();
         let line: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(line["transactions"], 50);
         assert_eq!(line["transactions_per_s"], 400.0);
@@ -358,16 +371,19 @@ mod tests {
             ("guest: xenstore_watch=ok\n", ""),
             ("guest: reconnected=1\n", ""),
         ] {
-            assert!(with(&good.replace(from, to)).judge(0).is_err(), "{from}");
+            assert!(
+                with(&good.replace(from, to)).judge(0, Kind::Pvh).is_err(),
+                "{from}"
+            );
         }
-        let line = report(GOOD).line("debian12").unwrap();
+        let line = report(GOOD).line("debian12", Kind::Pvh).unwrap();
         assert!(!line.contains("transactions"));
     }
 
     #[test]
     fn deliveries_by_the_kernel_are_told_from_others() {
         let good = GOOD.replace("fifo", "2l").replace("user", "kernel");
-        let line = report(&good).line("debian13").unwrap();
+        let line = report(&good).line("debian13", Kind::Pvh).unwrap();
         assert!(by_the_kernel(line.clone()).is_ok());
         for (from, to) in [
             ("\"kernel\"", "\"user\""),
@@ -390,16 +406,25 @@ mod tests {
             ("\"transport\"", "\"other\""),
             ("\"delivery\"", "\"other\""),
             ("guest: evtchn=fifo", ""),
+            ("guest_type=PVH", "guest_type=PV"),
             ("guest: evtchn=fifo", "guest: evtchn=2l"),
         ] {
-            assert!(report(&GOOD.replace(from, to)).judge(0).is_err(), "{from}");
+            assert!(
+                report(&GOOD.replace(from, to)).judge(0, Kind::Pvh).is_err(),
+                "{from}"
+            );
         }
-        assert!(report(GOOD).judge(1).is_err());
+        assert!(report(GOOD).judge(1, Kind::Pvh).is_err());
         let crash = "host: start\nguest 'g' crashed: triple fault\nhost: end 3\n";
-        let why = report(crash).judge(3).unwrap_err();
+        let why = report(crash).judge(3, Kind::Pvh).unwrap_err();
         assert!(why.is::<GuestLost>(), "{why}");
         assert!(why.to_string().ends_with("crashed: triple fault"), "{why}");
         let failed = "host: start\nguest: failed: no xvda\nguest 'g' crashed: x\n";
-        assert!(!report(failed).judge(3).unwrap_err().is::<GuestLost>());
+        assert!(
+            !report(failed)
+                .judge(3, Kind::Pvh)
+                .unwrap_err()
+                .is::<GuestLost>()
+        );
     }
 }
