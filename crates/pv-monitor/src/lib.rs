@@ -7,6 +7,15 @@
 
 #![no_std]
 
+#[cfg(test)]
+extern crate std;
+
+pub mod emulate;
+pub mod frames;
+pub mod hardware;
+pub mod hypercall;
+pub mod hypercall_page;
 pub mod interface;
 pub mod regs;
+pub mod start;
 pub mod vcpu;
