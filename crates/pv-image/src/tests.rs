@@ -1,5 +1,4 @@
 //! The image against what the host and the aims say of it.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 extern crate std;
 

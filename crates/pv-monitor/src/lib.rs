@@ -11,11 +11,13 @@
 extern crate std;
 
 pub mod emulate;
+pub mod events;
 pub mod frames;
 pub mod hardware;
 pub mod hypercall;
 pub mod hypercall_page;
 pub mod interface;
 pub mod regs;
+pub mod segments;
 pub mod start;
 pub mod vcpu;

@@ -57,4 +57,6 @@ impl Regs {
     pub const SYSCALL32: u32 = 0x101;
     /// `vector` where it was `sysenter`.
     pub const SYSENTER: u32 = 0x102;
+    /// `vector` where the guest's own `iret` has set the registers, and rcx and r11 among them.
+    pub const IRET: u32 = 0x103;
 }

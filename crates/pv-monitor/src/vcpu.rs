@@ -84,6 +84,43 @@ pub enum Next {
 }
 
 impl Vcpu {
+    /// A vCPU of which nothing has been told: in its kernel, down.
+    #[must_use]
+    pub const fn new(id: u32) -> Self {
+        const NONE: Callback = Callback {
+            address: 0,
+            masks_events: false,
+        };
+        const NO_TRAP: Trap = Trap {
+            address: 0,
+            cs: 0,
+            dpl: 0,
+            masks_events: false,
+        };
+        Self {
+            scratch: 0,
+            stack_top: 0,
+            id,
+            in_kernel: true,
+            vcpu_info: 0,
+            kernel_sp: 0,
+            kernel_ss: 0,
+            kernel_l4: 0,
+            user_l4: 0,
+            event: NONE,
+            failsafe: NONE,
+            syscall: NONE,
+            syscall32: NONE,
+            sysenter: NONE,
+            traps: [NO_TRAP; 256],
+            cr0: 0,
+            cr4: 0,
+            debug: [0; 8],
+            iopl: 0,
+            down: true,
+        }
+    }
+
     /// Whether the guest's registers are its kernel's, and not a program's.
     #[must_use]
     pub fn is_kernel(&self, _regs: &Regs) -> bool {
