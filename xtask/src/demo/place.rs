@@ -32,8 +32,8 @@ pub(super) enum Place {
 }
 
 impl Place {
-    /// Boots a lab with these disks, and with these programs besides the workspace's own.
-    pub(super) fn lab(host: Debian, disks: &[Disk], extra: &[PathBuf]) -> Result<Self> {
+    /// Boots a lab with so many CPUs and these disks, and with these programs besides the workspace's own.
+    pub(super) fn lab(host: Debian, cpus: u32, disks: &[Disk], extra: &[PathBuf]) -> Result<Self> {
         let mut found = programs::built();
         found.extend_from_slice(extra);
         for program in &found {
@@ -43,7 +43,7 @@ impl Place {
         let lab = Lab::boot(&Setup {
             host,
             memory: LAB_MEMORY,
-            cpus: 2,
+            cpus,
             disks: &disks,
             programs: &found,
         })?;

@@ -47,6 +47,7 @@ pub(super) struct Stage {
     lab: Option<Lab>,
     log: PathBuf,
     timeout: Duration,
+    lab_cpus: u32,
 }
 
 impl Stage {
@@ -62,6 +63,8 @@ impl Stage {
             lab: None,
             log,
             timeout: Duration::from_secs(args.timeout),
+            // Some parts have a guest of two vCPUs, some two guests.
+            lab_cpus: args.lab_cpus(2),
         })
     }
 
@@ -130,7 +133,7 @@ impl Stage {
                 Lab::boot(&Setup {
                     host: self.host,
                     memory: LAB_MEMORY,
-                    cpus: 2,
+                    cpus: self.lab_cpus,
                     disks: &[],
                     programs: &found,
                 })?

@@ -45,6 +45,7 @@ pub(super) struct Stage {
     name: String,
     log: PathBuf,
     timeout: Duration,
+    lab_cpus: u32,
 }
 
 /// One boot of the guest.
@@ -165,6 +166,7 @@ impl Stage {
             name: format!("{} on {}", guest.name(), host.name()),
             log,
             timeout: Duration::from_secs(args.timeout),
+            lab_cpus: args.lab_cpus(args.vcpus.unwrap_or(VCPUS[0])),
         })
     }
 
@@ -181,7 +183,7 @@ impl Stage {
         Lab::boot(&Setup {
             host: self.host,
             memory: LAB_MEMORY,
-            cpus: 2,
+            cpus: self.lab_cpus,
             disks: &[self.volume.image().to_owned()],
             programs: &found,
         })
