@@ -6,7 +6,7 @@
 use cantle_abi::Errno;
 use cantle_abi::pv::VcpuGuestContext;
 
-use crate::interface::BootInfo;
+use crate::interface::{BootInfo, MAX_VCPUS};
 use crate::vcpu::Vcpu;
 
 /// An access at an address of the guest's failed: it is not mapped so, not canonical, or the hypervisor's.
@@ -16,6 +16,30 @@ pub struct Fault;
 /// A set of vCPUs, a bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VcpuSet(pub u128);
+
+impl VcpuSet {
+    /// One vCPU; none where there cannot be such.
+    #[must_use]
+    pub const fn of(vcpu: u32) -> Self {
+        Self(if vcpu < MAX_VCPUS { 1 << vcpu } else { 0 })
+    }
+
+    /// The first `count`.
+    #[must_use]
+    pub const fn all(count: u32) -> Self {
+        Self(if count < MAX_VCPUS {
+            (1 << count) - 1
+        } else {
+            u128::MAX
+        })
+    }
+
+    /// Whether a vCPU is in it.
+    #[must_use]
+    pub const fn contains(self, vcpu: u32) -> bool {
+        self.0 & Self::of(vcpu).0 != 0
+    }
+}
 
 /// What is to be forgotten, or written back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod descriptors;
 pub mod emulate;
 pub mod events;
 pub mod frames;
@@ -20,4 +21,5 @@ pub mod interface;
 pub mod regs;
 pub mod segments;
 pub mod start;
+pub mod tables;
 pub mod vcpu;
