@@ -11,10 +11,11 @@ use crate::{process, programs, workspace};
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
 
 /// The packages and what each is built for.
-const PACKAGES: [(&str, &str); 6] = [
+const PACKAGES: [(&str, &str); 7] = [
     ("probe", TARGET),
     ("channels", programs::TARGET),
     ("durable", programs::TARGET),
+    ("pace", programs::TARGET),
     ("stress", programs::TARGET),
     ("traffic", programs::TARGET),
     ("transactions", programs::TARGET),
