@@ -4,6 +4,7 @@
 #                                        works its disk (xvda, ext4) and its network interface (eth0), as the demo wants
 #   storage=STEP,…                       what guest-storage.sh says, which comes with it
 #   network=STEP,…                       what guest-network.sh says, which comes with it
+#   work=PROGRAM,…                       runs these, one after another, and says what they say
 #   shell                                a shell on the console
 #   (neither)                            says what it found
 # MODULE.OPTION=VALUE is for a module that it loads.
@@ -223,7 +224,7 @@ while read -r module; do
     insmod "/modules/$module.ko" $(module_options "$module") || say "cannot load $module"
 done < /modules/order
 
-host= ip= mib=64 ports=0 transactions=0 storage= network= shell=
+host= ip= mib=64 ports=0 transactions=0 storage= network= work= shell=
 for word in $(cat /proc/cmdline); do
     case $word in
     demo.host=*) host=${word#*=} ;;
@@ -233,6 +234,7 @@ for word in $(cat /proc/cmdline); do
     demo.transactions=*) transactions=${word#*=} ;;
     storage=*) storage=${word#*=} ;;
     network=*) network=${word#*=} ;;
+    work=*) work=${word#*=} ;;
     shell) shell=yes ;;
     esac
 done
@@ -253,6 +255,16 @@ elif [ -n "$storage" ]; then
     say "done"
 elif [ -n "$network" ]; then
     . /bin/guest-network.sh
+    say "done"
+elif [ -n "$work" ]; then
+    found
+    for program in $(echo "$work" | tr , ' '); do
+        {
+            "/bin/$program" 2>&1
+            echo $? > /tmp/code
+        } | while read -r line; do say "$line"; done
+        [ "$(cat /tmp/code)" = 0 ] || fail "$program ended with $(cat /tmp/code)"
+    done
     say "done"
 elif [ -n "$shell" ]; then
     setsid sh -c 'exec sh < /dev/hvc0 > /dev/hvc0 2>&1'

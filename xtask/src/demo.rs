@@ -4,6 +4,7 @@ mod disk;
 mod kind;
 mod network;
 mod place;
+pub(crate) mod pv;
 mod report;
 mod storage;
 
@@ -55,9 +56,9 @@ pub(crate) struct DemoArgs {
     /// Where the guest runs: in a lab, or on this machine's own /dev/kvm, which is the choice when it can run stock kernels.
     #[arg(long, value_enum)]
     host: Option<Host>,
-    /// Which of Xen's kinds the guest is.
-    #[arg(long = "type", value_enum, default_value_t = Kind::Pvh)]
-    kind: Kind,
+    /// Which of Xen's kinds the guest is: pvh unless told otherwise, or both, one after the other, for --stress.
+    #[arg(long = "type", value_enum, value_name = "KIND")]
+    kind: Option<Kind>,
     /// The guest's vCPUs: 2 unless told otherwise, or as many as there is work for where disks or networks are worked.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_VCPUS))]
     vcpus: Option<u32>,
@@ -105,6 +106,9 @@ pub(crate) struct DemoArgs {
         conflicts_with_all = ["channels", "xenstore", "storage"]
     )]
     network: Option<Vec<Part>>,
+    /// Instead of all that: works what the guest's kernel does for programs, and demands that a PV guest and a PVH guest do the same.
+    #[arg(long, conflicts_with_all = ["channels", "xenstore", "device"])]
+    stress: bool,
     /// Few of its measurements, as `cargo xtask test` has them.
     #[arg(long, requires = "network")]
     short: bool,
@@ -124,7 +128,7 @@ impl Default for DemoArgs {
         Self {
             guest: Guest::Debian12,
             host: None,
-            kind: Kind::Pvh,
+            kind: None,
             vcpus: None,
             lab_cpus: None,
             all: true,
@@ -135,6 +139,7 @@ impl Default for DemoArgs {
             storage: None,
             disk_options: DISK_OPTIONS.to_owned(),
             network: None,
+            stress: false,
             short: false,
             peer: false,
             timeout: TIMEOUT,
@@ -144,6 +149,11 @@ impl Default for DemoArgs {
 }
 
 impl DemoArgs {
+    /// The kind of the demo's guest.
+    fn kind(&self) -> Kind {
+        self.kind.unwrap_or_default()
+    }
+
     /// CPUs of a lab whose guests have so many vCPUs together.
     ///
     /// Nested virtualisation is lost to the emulation where two of its CPUs are in guests at the same time: with two CPUs one run in five of
@@ -393,7 +403,11 @@ fn chosen_host(args: &DemoArgs) -> Result<Host> {
     if let Some(host) = args.host {
         return Ok(host);
     }
-    if args.storage.is_some() || args.network.is_some() || !place::has_virtualisation() {
+    if args.storage.is_some()
+        || args.network.is_some()
+        || args.stress
+        || !place::has_virtualisation()
+    {
         return Ok(Host::Debian12);
     }
     if !args.no_build {
@@ -414,6 +428,10 @@ fn on(host: Host, guests: &[Guest], args: &DemoArgs) -> Result<Vec<Result<String
     }
     if let Some(parts) = &args.network {
         let each = |guest: &Guest| network::on(host, *guest, args, parts);
+        return Ok(guests.iter().map(each).collect());
+    }
+    if args.stress {
+        let each = |guest: &Guest| pv::stress(host, *guest, args);
         return Ok(guests.iter().map(each).collect());
     }
     say(&format!("host {}: getting ready", host.name()));
@@ -480,7 +498,7 @@ fn on(host: Host, guests: &[Guest], args: &DemoArgs) -> Result<Vec<Result<String
                 guest.name(),
                 host.name()
             ));
-            report.line(host.name(), args.kind)
+            report.line(host.name(), args.kind())
         });
         outcomes.push(outcome);
     }
@@ -523,7 +541,7 @@ fn run(place: &mut Place, name: &str, script: &str, log: &Path, args: &DemoArgs)
         Ok(())
     })?;
     match code {
-        Some(code) => report.judge(code, args.kind)?,
+        Some(code) => report.judge(code, args.kind())?,
         None => bail!(GuestLost(format!("no end after {} s", args.timeout))),
     }
     Ok(report)
@@ -553,8 +571,8 @@ fn script(place: &Place, guest: Guest, disk: PathBuf, args: &DemoArgs) -> Result
         .map(|program| place.program(program).to_string_lossy().into_owned())
         .collect();
     let mut options = String::new();
-    if args.kind != Kind::Pvh {
-        options.push_str(&format!(" --type {}", args.kind.name()));
+    if args.kind() != Kind::Pvh {
+        options.push_str(&format!(" --type {}", args.kind().name()));
     }
     if let Some(transport) = &args.transport {
         options.push_str(&format!(" --transport {transport}"));

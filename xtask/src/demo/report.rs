@@ -155,6 +155,17 @@ impl Report {
 
     /// Whether the run of such a guest ended as it should, with everything said; `code` is the script's exit code.
     pub(super) fn judge(&self, code: u8, kind: Kind) -> Result<()> {
+        self.ended(code)?;
+        ensure!(
+            self.value("net_received_sha256")? == self.value("net_up_sha256")?,
+            "what came from the guest through the network is not what it sent"
+        );
+        self.disk_sha256()?;
+        self.line("", kind).map(drop)
+    }
+
+    /// Whether the guest came to its proper end.
+    pub(super) fn ended(&self, code: u8) -> Result<()> {
         if let Some(why) = &self.failure {
             bail!("{why}");
         }
@@ -174,12 +185,32 @@ impl Report {
             code == 0,
             "cantle's exit code is {code}, although the guest finished"
         );
+        Ok(())
+    }
+
+    /// Whether the guest's kernel is of this kind, by its own word.
+    pub(super) fn is_of(&self, kind: Kind) -> Result<()> {
+        let guest_type = self.value("guest_type")?;
         ensure!(
-            self.value("net_received_sha256")? == self.value("net_up_sha256")?,
-            "what came from the guest through the network is not what it sent"
+            guest_type == kind.guest_type(),
+            "the guest's kernel says that it is {guest_type}, not {}",
+            kind.guest_type()
         );
-        self.disk_sha256()?;
-        self.line("", kind).map(drop)
+        Ok(())
+    }
+
+    /// Seconds from the start to the guest's init.
+    pub(super) fn boot_s(&self) -> Result<f64> {
+        self.boot_s.context("the guest did not boot")
+    }
+
+    /// What was said as NAME=VALUE with this before the name; the names without it.
+    pub(super) fn said(&self, before: &str) -> BTreeMap<String, String> {
+        let named = self.values.iter().filter_map(|(name, value)| {
+            let name = name.strip_prefix(before)?;
+            Some((name.to_owned(), value.clone()))
+        });
+        named.collect()
     }
 
     /// The checksum of the data that the guest wrote to its disk.
@@ -189,12 +220,7 @@ impl Report {
 
     /// The demo's last line.
     pub(super) fn line(&self, host: &str, kind: Kind) -> Result<String> {
-        let guest_type = self.value("guest_type")?;
-        ensure!(
-            guest_type == kind.guest_type(),
-            "the guest's kernel says that it is {guest_type}, not {}",
-            kind.guest_type()
-        );
+        self.is_of(kind)?;
         let stats = self.stats()?;
         let named = |name: &str| {
             [stats.get("stats"), Some(&stats)]
@@ -219,7 +245,7 @@ impl Report {
             evtchn,
             delivery: named("delivery")?,
             exits: exits.map_or(0, |exits| exits.values().filter_map(Value::as_u64).sum()),
-            boot_s: (self.boot_s.context("the guest did not boot")? * 100.0).round() / 100.0,
+            boot_s: (self.boot_s()? * 100.0).round() / 100.0,
             disk_mbps: self.number("disk_read_MBps")?,
             net_mbps: self.number("net_down_MBps")?,
             channels: self.channels()?,
