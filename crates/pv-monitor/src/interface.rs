@@ -36,6 +36,9 @@ pub const WINDOWS: u64 = MONITOR_BASE + 0x4000_0000;
 pub const WINDOW_SIZE: u64 = 0x2_0000;
 /// The page of a GDT that is the monitor's (`FIRST_RESERVED_GDT_PAGE`).
 pub const RESERVED_GDT_PAGE: u64 = 14;
+/// The I/O port by which the monitor reaches the host: `out` with the number in rax, arguments in rdi, rsi, rdx, r10, r8, and the result in rax.
+/// It stands in the instruction, since rdx is an argument.
+pub const HYPERCALL_PORT: u8 = 0xe8;
 /// vCPUs that there is room for.
 pub const MAX_VCPUS: u32 = 128;
 
@@ -74,7 +77,7 @@ pub struct BootInfo {
     pub flags: u32,
     /// What `XENVER_version` says: major in the upper 16 bits, minor in the lower.
     pub xen_version: u32,
-    /// The I/O port by which the monitor reaches the host.
+    /// [`HYPERCALL_PORT`].
     pub hypercall_port: u16,
     /// The interrupt vector that says: look at `evtchn_upcall_pending`.
     pub upcall_vector: u8,

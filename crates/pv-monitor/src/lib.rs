@@ -10,6 +10,8 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod addresses;
+pub mod bounce;
 pub mod descriptors;
 pub mod emulate;
 pub mod events;
@@ -18,8 +20,11 @@ pub mod hardware;
 pub mod hypercall;
 pub mod hypercall_page;
 pub mod interface;
+pub mod iret;
+pub mod mode;
 pub mod regs;
 pub mod segments;
 pub mod start;
 pub mod tables;
+pub mod trap;
 pub mod vcpu;

@@ -48,7 +48,12 @@ pub const fn task(vcpu: u32) -> u16 {
     let bytes = if vcpu < MAX_VCPUS { vcpu * 16 } else { 0 };
     TASKS + (bytes & 0xffff) as u16
 }
-const _: () = assert!(task(MAX_VCPUS - 1) < FIRST + 0x1000);
+
+/// The descriptor of a vCPU's LDT, which the monitor fills when there is one. It is the task segment's, which the processor looks at only once.
+#[must_use]
+pub const fn local_table(vcpu: u32) -> u16 {
+    task(vcpu)
+}
 
 /// Bytes of a task segment without a map of ports.
 pub const TASK_BYTES: u64 = 104;
