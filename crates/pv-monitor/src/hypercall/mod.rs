@@ -12,6 +12,8 @@ use cantle_abi::Errno;
 use cantle_abi::xen::*;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
+pub(crate) use processor::{get_debugreg, set_debugreg, set_task_switched};
+
 use crate::hardware::{Fault, Machine};
 use crate::regs::Regs;
 use crate::vcpu::{Next, Vcpu};
