@@ -199,7 +199,7 @@ impl Quotas {
         }
     }
 
-    /// Counts a refusal. It is logged at the first and then at each power of two, so that a domain that does nothing but run
+    /// Counts a refusal, or a request that had to wait. It is logged at the first and then at each power of two, so that a domain that does nothing but run
     /// into its quotas does not fill the log.
     pub(crate) fn refuse(&mut self, hit: Hit, path: &str) {
         let Hit {
@@ -212,8 +212,15 @@ impl Quotas {
             return;
         };
         *hits += 1;
+        let waits = quota == Quota::Outstanding;
         let (quota, hits) = (quota.name(), *hits);
-        if hits.is_power_of_two() {
+        let loud = hits.is_power_of_two();
+        if waits {
+            // As a bound is meant to: nothing fails, and a busy client meets it now and then.
+            if loud || log_all {
+                tracing::info!(target: "cantle_xenstore::quota", %domid, quota, limit, hits, "quota has requests wait");
+            }
+        } else if loud {
             tracing::warn!(target: "cantle_xenstore::quota", %domid, quota, limit, path, hits, "quota refuses");
         } else if log_all {
             tracing::info!(target: "cantle_xenstore::quota", %domid, quota, limit, path, hits, "quota refuses");
