@@ -180,3 +180,6 @@ pub fn pending_event<M: Memory + Mode>(
     };
     enter(machine, vcpu, regs, handler, Middle::None)
 }
+
+#[cfg(test)]
+mod tests;

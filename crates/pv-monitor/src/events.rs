@@ -64,9 +64,9 @@ mod tests {
     use super::*;
     use zerocopy::FromZeros;
 
-    fn with_info(info: &VcpuInfo) -> Vcpu {
+    fn with_info(info: &mut VcpuInfo) -> Vcpu {
         let mut vcpu = Vcpu::new(0);
-        vcpu.vcpu_info = core::ptr::from_ref(info).expose_provenance() as u64;
+        vcpu.vcpu_info = core::ptr::from_mut(info).expose_provenance() as u64;
         vcpu
     }
 
@@ -83,7 +83,7 @@ mod tests {
     fn each_part_is_at_its_place() {
         let mut info = VcpuInfo::new_zeroed();
         info.evtchn_upcall_pending = 1;
-        let vcpu = with_info(&info);
+        let vcpu = with_info(&mut info);
         assert!(vcpu.is_pending());
         assert!(!vcpu.is_masked());
     }

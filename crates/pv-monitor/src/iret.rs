@@ -67,3 +67,6 @@ pub fn fits_sysret(vcpu: &Vcpu, regs: &Regs) -> bool {
         && regs.rip >> 47 == 0
         && regs.rflags & NOT_BY_SYSRET == 0
 }
+
+#[cfg(test)]
+mod tests;

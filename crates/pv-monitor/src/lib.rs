@@ -15,6 +15,8 @@ pub mod bounce;
 pub mod descriptors;
 pub mod emulate;
 pub mod events;
+#[cfg(test)]
+mod fake;
 pub mod frames;
 pub mod hardware;
 pub mod hypercall;

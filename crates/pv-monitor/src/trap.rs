@@ -138,3 +138,6 @@ pub fn failed_return<M: Machine + Mode>(
     let handler = vcpu.failsafe;
     bounce::enter(machine, vcpu, regs, handler, Middle::Segments(segments))
 }
+
+#[cfg(test)]
+mod tests;
