@@ -115,10 +115,31 @@ impl Memory for Here {
     }
 
     fn set_m2p(&mut self, mfn: u64, pfn: u64) {
-        let at = area::pointer::<AtomicU64>(M2P_BASE + mfn * 8);
-        // SAFETY: the table has an entry for each frame below `max_mfn`, as the caller has checked.
-        unsafe { &*at }.store(pfn, SeqCst);
+        // Where the guest sees it, the table is read-only, for the monitor too.
+        if let Some(at) = machine_address(M2P_BASE + mfn * 8) {
+            word(at).store(pfn, SeqCst);
+        }
     }
+}
+
+/// Where an address of the monitor's is in the VM's memory.
+fn machine_address(address: u64) -> Option<u64> {
+    const PRESENT: u64 = 1;
+    const LARGE: u64 = 1 << 7;
+    let mut table = boot().monitor_l4 << 12;
+    for level in [3, 2, 1, 0] {
+        let shift = 12 + 9 * level;
+        let entry = word(table + (address >> shift & 0x1ff) * 8).load(SeqCst);
+        if entry & PRESENT == 0 {
+            return None;
+        }
+        let inside = (1_u64 << shift) - 1;
+        table = entry & 0x000f_ffff_ffff_f000;
+        if level == 0 || level < 3 && entry & LARGE != 0 {
+            return Some(table & !inside | address & inside);
+        }
+    }
+    None
 }
 
 impl Processor for Here {
