@@ -154,7 +154,7 @@ stress_compat:
     movb $'e', %al
     call say
 
-# f: handlers: of an instruction that is none, of memory that is none, beyond the segment's end
+# f: handlers: of an instruction that is none, of memory that is none, of an instruction that programs must not run
     movl $6, %ebp
     movl $4, %ebx                   # SIGILL
     call handled
@@ -168,8 +168,8 @@ stress_compat:
     jne fail
     cmpl $14, DATA+0x364            # the page fault's number
     jne fail
-    movl $0x100, %esi
-    .byte 0x64, 0x8b, 0x06          # movl %fs:(%esi), %eax
+    hlt
+    nop
     nop
     cmpl $3, DATA+0x360
     jne fail
@@ -252,7 +252,7 @@ handled:
     jnz fail
     ret
 
-# Counts, notes the trap's number, and goes on two bytes (a page fault through fs: three) behind where it was.
+# Counts, notes the trap's number, and goes on two bytes behind where it was, or three where it was a general protection fault.
 handler:
     incl DATA+0x360
     movl 56(%esp), %eax             # trapno: 48 in sigcontext, which is at 8

@@ -11,7 +11,7 @@ use crate::sys::Outcome;
 
 pub(crate) fn all(digest: &mut Digest) -> Outcome {
     catch()?;
-    let tried: [Tried; 36] = [
+    let tried: [Tried; 35] = [
         ("ud2", attempt!("ud2", 0)),
         ("lock", attempt!(".byte 0xf0, 0x90", 0)),
         ("div", attempt!("div rcx", 0)),
@@ -49,7 +49,6 @@ pub(crate) fn all(digest: &mut Digest) -> Outcome {
         ("lgdt", attempt!("lgdt [rsp]", 0)),
         ("ltr", attempt!("ltr ax", 0)),
         ("invlpg", attempt!("invlpg [rsp]", 0)),
-        ("wbinvd", attempt!("wbinvd", 0)),
         ("swapgs", attempt!("swapgs", 0)),
         ("sysretq", attempt!(".byte 0x48, 0x0f, 0x07", 0)),
         ("xsetbv", attempt!("xsetbv", 0)),
