@@ -94,7 +94,7 @@ pub fn load_kernel<M: Machine>(machine: &mut M, vcpu: &mut Vcpu, mfn: u64) -> Re
 /// # Errors
 /// `EINVAL` where the address is not the guest's to map, or has no level-1 table.
 pub fn level1_slot<M: Machine>(machine: &M, l4: u64, address: u64) -> Result<u64, Errno> {
-    let index = |level: u32| address >> (3 + 9 * level) & 0xff8;
+    let index = |level: u32| address >> (9 * level) & 0xff8;
     let guests = address_is_canonical(address)
         && !HYPERVISOR_SLOTS.contains(&usize::try_from(address >> 39 & 0x1ff).unwrap_or(0));
     if !guests {
