@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use cantle_vmm_core::{
-    Console, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, Machine, TransportChoice,
+    Console, GrantConfig, GuestConfig, GuestKind, MAX_EVENT_CHANNELS, Machine, TransportChoice,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -15,6 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let config = GuestConfig {
         name: "example".into(),
+        kind: GuestKind::Pvh,
         kernel: args
             .next()
             .ok_or("usage: boot KERNEL [INITRD [CMDLINE]]")?

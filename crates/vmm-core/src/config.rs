@@ -26,7 +26,9 @@ pub const MIN_EVENT_CHANNELS: u32 = 2;
 pub struct GuestConfig {
     /// The guest's name, shown in xenstore and in messages.
     pub name: String,
-    /// The kernel: an ELF with a PVH entry, or a bzImage that holds one.
+    /// What kind of guest it is.
+    pub kind: GuestKind,
+    /// The kernel: an ELF with a PVH entry (PV: with Xen's notes), or a bzImage that holds one.
     pub kernel: PathBuf,
     /// The first module, for Linux the initial RAM disk.
     pub initrd: Option<PathBuf>,
@@ -159,7 +161,17 @@ impl DiskConfig {
     }
 }
 
-/// How the guest's hypercalls reach the host.
+/// What kind of guest it is: how it is started, and who keeps its page tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GuestKind {
+    /// The processor runs all of it, and KVM translates its memory.
+    #[default]
+    Pvh,
+    /// A 64-bit paravirtual guest: its kernel runs in ring 1 over a small monitor in the same virtual machine.
+    Pv,
+}
+
+/// How the guest's hypercalls reach the host. A PV guest's reach its monitor, and that the host by a port, whatever is chosen here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TransportChoice {
     /// The best that the host and the kernel offer.

@@ -21,6 +21,7 @@ use crate::kvm::vcpu::VcpuHandle;
 use crate::kvm::vm::system_time_ns;
 use crate::memory::GuestRam;
 use crate::outcome::End;
+use crate::pv::PvDomain;
 use crate::runstate::Runstates;
 use crate::timers::Timers;
 
@@ -42,6 +43,8 @@ pub(crate) struct Parts {
     pub(crate) handles: Arc<[VcpuHandle]>,
     pub(crate) grace: Arc<Grace>,
     pub(crate) console: Arc<ConsoleOutput>,
+    /// Of a PV domain.
+    pub(crate) pv: Option<PvDomain>,
 }
 
 /// A guest domain. All vCPUs and the host's threads share it.
@@ -56,6 +59,7 @@ pub(crate) struct Domain {
     pub(crate) timers: Arc<Timers>,
     pub(crate) grace: Arc<Grace>,
     pub(crate) runstates: Runstates,
+    pub(crate) pv: Option<PvDomain>,
     uuid: [u8; 16],
     vm: Arc<VmFd>,
     console: Arc<ConsoleOutput>,
@@ -84,6 +88,7 @@ impl Domain {
             timers: parts.timers,
             grace: parts.grace,
             runstates: Runstates::new(parts.vcpus),
+            pv: parts.pv,
             uuid: parts.uuid,
             vm: parts.vm,
             console: parts.console,
@@ -123,7 +128,8 @@ impl Domain {
 
     /// Whether the guest has started the vCPU, as far as it was seen: at the first exit after that.
     pub(crate) fn is_up(&self, vcpu: VcpuId) -> bool {
-        vcpu.0 == 0 || self.handle(vcpu).is_some_and(VcpuHandle::has_run)
+        self.handle(vcpu)
+            .is_some_and(|handle| (vcpu.0 == 0 || handle.has_run()) && !handle.is_down())
     }
 
     /// An HVM parameter; `None` for a number that there is not.

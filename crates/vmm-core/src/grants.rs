@@ -8,10 +8,10 @@ use cantle_abi::{DomId, Errno};
 use cantle_grant::{GrantTable, TableConfig, TablePages};
 use kvm_ioctls::VmFd;
 
-use crate::config::GrantConfig;
+use crate::config::{GrantConfig, GuestKind};
 use crate::error::SetupError;
 use crate::kvm::grace::Grace;
-use crate::memory::{GuestRam, HeapPage};
+use crate::memory::{GuestRam, HeapPage, Places};
 
 /// Frames of entries whose status is in one status frame.
 const FRAMES_PER_STATUS: u32 = GRANT_STATUS_PER_FRAME / GRANT_ENTRIES_PER_FRAME_V2;
@@ -29,12 +29,12 @@ const fn table(config: &GrantConfig) -> TableConfig {
 /// A guest's memory, with room for its table.
 pub(crate) fn memory(
     vm: Arc<VmFd>,
-    bytes: u64,
+    places: Places,
     config: &GrantConfig,
     grace: Arc<Grace>,
 ) -> Result<Arc<GuestRam>, SetupError> {
     let pages = (config.max_grant_frames, table(config).status_frames());
-    Ok(Arc::new(GuestRam::new(vm, bytes, pages, grace)?))
+    Ok(Arc::new(GuestRam::new(vm, places, pages, grace)?))
 }
 
 /// A guest's table, in the memory that [`memory`] made for it. What it maps goes there too.
@@ -42,13 +42,17 @@ pub(crate) fn create(
     domid: DomId,
     config: &GrantConfig,
     ram: &Arc<GuestRam>,
+    kind: GuestKind,
 ) -> Result<Arc<GrantTable>, SetupError> {
     let status = ram.status_frames().map(|pages| Arc::new(pages) as _);
     let entries = Arc::new(ram.grant_frames());
     let pages = TablePages { entries, status };
     let grants = GrantTable::with_pages(domid, table(config), pages, ram.clone())
         .map_err(SetupError::host("the grant table"))?;
-    grants.set_space(ram.clone());
+    // A PV guest would map others' pages by its own page tables, which is not served: it has no place for them.
+    if kind == GuestKind::Pvh {
+        grants.set_space(ram.clone());
+    }
     Ok(grants)
 }
 

@@ -1,6 +1,6 @@
 //! Xen guests on KVM: the platform that a guest sees, and the composition of the other crates into a host.
 //!
-//! A [`Machine`] is made from a [`GuestConfig`] and runs one unmodified PVH guest to its end. Everything that makes the
+//! A [`Machine`] is made from a [`GuestConfig`] and runs one unmodified PVH or PV guest to its end. Everything that makes the
 //! guest believe in Xen is another crate's work: event channels (`cantle-evtchn`), grants (`cantle-grant`), xenstore
 //! (`cantle-xenstore`), disks (`cantle-blkback`) and networks (`cantle-netback`). This crate has KVM, the vCPUs, the
 //! hypercalls' dispatch and the [`boot`] of kernels, and knows the inside of none of the others.
@@ -12,11 +12,12 @@
 //! triple-faults, or does what KVM cannot go on from, ends its own run with the registers in the message.
 //!
 //! ```no_run
-//! use cantle_vmm_core::{Console, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, Machine, TransportChoice};
+//! use cantle_vmm_core::{Console, GrantConfig, GuestConfig, GuestKind, MAX_EVENT_CHANNELS, Machine, TransportChoice};
 //! use std::os::fd::OwnedFd;
 //!
 //! let config = GuestConfig {
 //!     name: "example".into(),
+//!     kind: GuestKind::Pvh,
 //!     kernel: "/boot/vmlinuz".into(),
 //!     initrd: None,
 //!     cmdline: "console=hvc0".into(),
@@ -56,6 +57,8 @@ mod memory;
 mod nets;
 mod outcome;
 mod ports;
+mod pv;
+mod rings;
 mod running;
 mod runstate;
 mod services;
@@ -88,7 +91,7 @@ pub mod net {
 }
 
 pub use config::{
-    Console, DiskConfig, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, MAX_VCPUS,
+    Console, DiskConfig, GrantConfig, GuestConfig, GuestKind, MAX_EVENT_CHANNELS, MAX_VCPUS,
     MIN_EVENT_CHANNELS, MIN_MEMORY, TransportChoice,
 };
 pub use error::{NetError, SetupError};
@@ -97,3 +100,4 @@ pub use machine::{Machine, MachineControl};
 pub use memory::GuestRam;
 pub use nets::{NetConfig, NetLink};
 pub use outcome::{End, Outcome, Stats};
+pub use pv::MonitorMemory;

@@ -6,22 +6,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cantle_abi::grant_table::{GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE};
-use cantle_abi::hvm::{
-    HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN, HVM_PARAM_STORE_EVTCHN, HVM_PARAM_STORE_PFN,
-};
 use cantle_abi::{DomId, VcpuId};
-use cantle_evtchn::{Abi, EventChannels, GuestConfig as PortConfig, Hub, RateLimit, SystemDomain};
+use cantle_evtchn::{Abi, GuestConfig as PortConfig, Hub, RateLimit};
 use cantle_grant::{InProcessMapper, Tables};
 use cantle_xenstore::Shared;
 use cantle_xenstore::server::Server;
-use cantle_xenstore::transport::ring::Ring;
-use cantle_xenstore::xenbus::toolstack::{self, DomainSpec};
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use cantle_xenstore::xenbus::toolstack;
+use kvm_bindings::kvm_cpuid_entry2;
+use kvm_ioctls::{VcpuFd, VmFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::{self, BootConfig, KernelImage, layout};
-use crate::config::{Console, GuestConfig, TransportChoice};
-use crate::console::{ConsoleOutput, ConsoleRing};
+use crate::config::{Console, GuestConfig, GuestKind, TransportChoice};
+use crate::console::ConsoleOutput;
 use crate::devices::{self, Device, Platform};
 use crate::disks::Disks;
 use crate::domain::{Domain, Parts};
@@ -31,14 +28,16 @@ use crate::hypercall::HYPERCALL_PORT;
 use crate::kvm::delivery::KernelDelivery;
 use crate::kvm::grace::Grace;
 use crate::kvm::upcall::MsiUpcall;
-use crate::kvm::vcpu::VcpuHandle;
+use crate::kvm::vcpu::{Start, VcpuHandle};
 use crate::kvm::{cpuid, vcpu, vm, xen};
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, Places};
 use crate::nets::{NetConfig, NetWatch, Nets, ReadNet};
 use crate::outcome::{End, Outcome, Stats};
+use crate::pv::{PvDomain, PvSetup};
+use crate::rings::Rings;
 use crate::running::Running;
 use crate::services::{self, Service, Subscriber, TimerEvents};
-use crate::store::{StoreRing, StoreSocket};
+use crate::store::StoreSocket;
 use crate::timers::Timers;
 
 /// The guest's number; a machine has one guest.
@@ -50,6 +49,8 @@ enum Transport {
     Xen,
     Page,
     Rewrite,
+    /// By the monitor of a PV guest.
+    Monitor,
 }
 
 impl Transport {
@@ -58,6 +59,7 @@ impl Transport {
             Self::Xen => "xen",
             Self::Page => "page",
             Self::Rewrite => "rewrite",
+            Self::Monitor => "monitor",
         }
     }
 }
@@ -134,10 +136,19 @@ impl Machine {
         vcpu::install_kick_handler()?;
         let mut kernel = KernelImage::read(&config.kernel).map_err(boot::BootError::from)?;
         let vm = Arc::new(vm::create(&kvm)?);
-        let transport = choose_transport(&vm, &mut kernel, config.transport)?;
+        let transport = match config.kind {
+            GuestKind::Pvh => choose_transport(&vm, &mut kernel, config.transport)?,
+            GuestKind::Pv => Transport::Monitor,
+        };
+        let pv = match config.kind {
+            GuestKind::Pvh => None,
+            GuestKind::Pv => Some(PvSetup::plan(&kernel, &config)?),
+        };
         let grace = Arc::new(Grace::new().map_err(SetupError::host("timers"))?);
-        let ram = grants::memory(vm.clone(), config.memory, &config.grants, grace.clone())?;
-        let entry = load(&ram, &kernel, &config)?;
+        let places = pv
+            .as_ref()
+            .map_or_else(|| Places::pvh(config.memory), |pv| Places::pv(*pv.frames()));
+        let ram = grants::memory(vm.clone(), places, &config.grants, grace.clone())?;
 
         let hub = Hub::new();
         let dom0 = hub
@@ -146,7 +157,7 @@ impl Machine {
         let timers =
             Arc::new(Timers::new(vm.clone(), config.vcpus).map_err(SetupError::host("timers"))?);
         let handles: Arc<[VcpuHandle]> = (0..config.vcpus).map(|_| VcpuHandle::default()).collect();
-        let kernel = match transport {
+        let delivery = match transport {
             Transport::Xen => {
                 KernelDelivery::new(vm.clone(), handles.clone(), timers.clone(), grace.clone())
                     .map_err(|source| SetupError::Kvm {
@@ -154,9 +165,9 @@ impl Machine {
                         source,
                     })?
             }
-            Transport::Page | Transport::Rewrite => None,
+            _ => None,
         };
-        let upcall = MsiUpcall::new(vm.clone(), config.vcpus, kernel);
+        let upcall = MsiUpcall::new(vm.clone(), config.vcpus, delivery);
         let upcall = Arc::new(upcall.map_err(SetupError::host("timers"))?);
         let ports = hub
             .add_guest(
@@ -172,15 +183,18 @@ impl Machine {
             .map_err(SetupError::host("event channels"))?;
         ports.set_rate_limit(config.max_event_rate.map(rate_limit));
         let tables = Arc::new(Tables::new());
-        let grants = grants::create(GUEST, &config.grants, &ram)?;
+        let grants = grants::create(GUEST, &config.grants, &ram, config.kind)?;
         tables
             .insert(grants.clone())
             .map_err(SetupError::host("the grant table"))?;
+        let ring_frames = pv
+            .as_ref()
+            .map_or([layout::STORE_GFN, layout::CONSOLE_GFN], PvSetup::rings);
         // Where a toolstack's own tools would look for the rings.
-        for (gref, gfn) in [
-            (GNTTAB_RESERVED_XENSTORE, layout::STORE_GFN),
-            (GNTTAB_RESERVED_CONSOLE, layout::CONSOLE_GFN),
-        ] {
+        for (gref, gfn) in [GNTTAB_RESERVED_XENSTORE, GNTTAB_RESERVED_CONSOLE]
+            .into_iter()
+            .zip(ring_frames)
+        {
             grants
                 .seed(gref, DomId::DOM0, gfn)
                 .map_err(SetupError::host("the grant table"))?;
@@ -200,12 +214,15 @@ impl Machine {
             tables: tables.clone(),
             upcall,
             console: output.clone(),
+            pv: pv.as_ref().map(PvSetup::domain),
         }));
 
         let stop = services::event()?;
         let store = Shared::new(Server::new());
+        let rings = Rings::new(&domain, &dom0, ring_frames)?;
+        let ports = rings.ports();
         let (store_ring, console_ring) =
-            rings(&domain, &dom0, &store, &config, console.input, output)?;
+            rings.serve(&domain, &store, &config, console.input, output)?;
         let platform = Platform {
             store: store.clone(),
             channels: dom0,
@@ -216,7 +233,12 @@ impl Machine {
         let devices = devices::create(&platform, &config)?;
         let disks: Vec<_> = devices.iter().map(Device::served).collect();
         let nets = Arc::new(Nets::new(platform, &stop, &config.nets)?);
-        let vcpus = create_vcpus(&kvm, &vm, &domain, &entry)?;
+        let cpuid = cpuid::supported(&kvm)?;
+        let start = match pv {
+            None => Start::Pvh(load(&domain.ram, &kernel, &config)?),
+            Some(pv) => Start::Pv(pv.load(&domain, &cpuid, ports)?),
+        };
+        let vcpus = create_vcpus(&vm, &domain, &cpuid, &start)?;
         let timers: Subscriber = Box::new(TimerEvents::new(domain.clone()));
         let mut services = vec![
             ("xenstore", vec![store_ring]),
@@ -365,6 +387,7 @@ fn choose_transport(
             })?;
             vm::exit_on_unknown_msrs(vm)?;
         }
+        Transport::Monitor => {}
     }
     Ok(transport)
 }
@@ -389,88 +412,16 @@ fn uuid(name: &str) -> [u8; 16] {
     bytes
 }
 
-/// The guest's two rings with the host, xenstore's and the console's: pages, channels, parameters and their servers.
-fn rings(
-    domain: &Arc<Domain>,
-    dom0: &Arc<SystemDomain>,
-    store: &Shared,
-    config: &GuestConfig,
-    input: std::os::fd::OwnedFd,
-    output: Arc<ConsoleOutput>,
-) -> Result<(Subscriber, Subscriber), SetupError> {
-    let setup = |what| SetupError::host::<String>(what);
-    let page = |gfn| {
-        domain
-            .ram
-            .special(gfn)
-            .ok_or_else(|| setup("special pages")("no such page".into()))
-    };
-    let connect = |pfn, evtchn, gfn: cantle_abi::Gfn| {
-        let port = domain
-            .ports
-            .give_unbound(DomId::DOM0)
-            .map_err(SetupError::host("event channels"))?;
-        let channel = dom0
-            .bind_interdomain(GUEST, port)
-            .map_err(SetupError::host("event channels"))?;
-        domain.set_param(pfn, gfn.0);
-        domain.set_param(evtchn, port.0.into());
-        Ok::<_, SetupError>((port, channel))
-    };
-    let (store_port, store_channel) = connect(
-        HVM_PARAM_STORE_PFN,
-        HVM_PARAM_STORE_EVTCHN,
-        layout::STORE_GFN,
-    )?;
-    let (console_port, console_channel) = connect(
-        HVM_PARAM_CONSOLE_PFN,
-        HVM_PARAM_CONSOLE_EVTCHN,
-        layout::CONSOLE_GFN,
-    )?;
-    let toolstack = store
-        .client(DomId::DOM0)
-        .map_err(SetupError::host("xenstore"))?;
-    let spec = DomainSpec {
-        domid: GUEST,
-        name: config.name.clone(),
-        memory_kib: config.memory >> 10,
-        vcpus: config.vcpus,
-        store: Some((layout::STORE_GFN, store_port)),
-        console: Some((layout::CONSOLE_GFN, console_port)),
-    };
-    toolstack::create_domain(&toolstack, &spec).map_err(SetupError::host("xenstore"))?;
-    store
-        .introduce(GUEST)
-        .map_err(SetupError::host("xenstore"))?;
-    let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(SetupError::host("xenstore"))?;
-    let waker = wake.try_clone().map_err(SetupError::host("xenstore"))?;
-    let ring = Ring::connect(
-        store,
-        GUEST,
-        page(layout::STORE_GFN)?,
-        Arc::new(move || drop(waker.write(1))),
-    );
-    let ended = domain.clone();
-    let console = ConsoleRing::new(
-        page(layout::CONSOLE_GFN)?,
-        console_channel,
-        output,
-        input,
-        move || ended.has_ended(),
-    );
-    Ok((
-        Box::new(StoreRing::new(ring, store_channel, wake)),
-        Box::new(console),
-    ))
-}
-
 fn create_vcpus(
-    kvm: &Kvm,
     vm: &VmFd,
     domain: &Domain,
-    entry: &boot::Entry,
+    supported: &[kvm_cpuid_entry2],
+    start: &Start,
 ) -> Result<Vec<VcpuFd>, SetupError> {
-    let supported = cpuid::supported(kvm)?;
+    let kind = match domain.pv {
+        Some(_) => GuestKind::Pv,
+        None => GuestKind::Pvh,
+    };
     let mut tsc_khz = 0;
     let mut vcpus = Vec::new();
     for id in (0..domain.vcpus).map(VcpuId) {
@@ -484,8 +435,8 @@ fn create_vcpus(
                 .add_vcpu(id, &fd)
                 .map_err(SetupError::host("a vCPU's events"))?;
         }
-        let table = cpuid::for_vcpu(&supported, id, domain.vcpus, domain.domid, tsc_khz)?;
-        vcpus.push(vcpu::set_up(fd, &table, first.then_some(entry))?);
+        let table = cpuid::for_vcpu(supported, id, domain.vcpus, domain.domid, tsc_khz, kind)?;
+        vcpus.push(vcpu::set_up(fd, &table, id, Some(start))?);
     }
     Ok(vcpus)
 }
@@ -504,7 +455,10 @@ fn stats(
             .map(|(name, n)| ((*name).to_owned(), *n))
             .collect()
     };
+    let monitor = domain.pv.as_ref().map(PvDomain::memory);
     Stats {
+        kind: if monitor.is_some() { "pv" } else { "pvh" },
+        monitor,
         transport: transport.name(),
         evtchn: match domain.ports.abi() {
             Abi::TwoLevel => "2l",

@@ -29,11 +29,71 @@ use vm_memory::{
 };
 
 use crate::boot::layout;
+use crate::boot::pv::{FIRST_SPECIAL, PvFrames};
 use crate::error::SetupError;
 use crate::kvm::grace::Grace;
 use foreign::Foreign;
 use heap::Heap;
 pub(crate) use heap::{HeapPage, HeapSlice};
+
+/// What is where in the VM's physical memory.
+#[derive(Debug)]
+pub(crate) struct Places {
+    /// RAM, as guest-physical start and length in bytes.
+    ram: Vec<(u64, u64)>,
+    /// Pages of it that are the guest's.
+    pages: u64,
+    /// Which they are.
+    guests: Guests,
+    /// The frame of the heap's first page.
+    heap: u64,
+    /// How many of the heap's pages are there from the beginning; all where `None`.
+    heap_pages: Option<usize>,
+}
+
+/// Which frames are the guest's RAM.
+#[derive(Debug)]
+enum Guests {
+    /// All but the special pages.
+    Translated,
+    Pv(PvFrames),
+}
+
+impl Guests {
+    fn contains(&self, gfn: Gfn) -> bool {
+        match self {
+            Self::Translated => {
+                let special = gfn.0.checked_sub(layout::SPECIAL_GFN.0);
+                special.is_none_or(|n| n >= layout::SPECIAL_PAGES as u64)
+            }
+            Self::Pv(frames) => frames.contains(gfn.0),
+        }
+    }
+}
+
+impl Places {
+    /// Of a PVH guest with so many bytes of RAM.
+    pub(crate) fn pvh(bytes: u64) -> Self {
+        Self {
+            ram: layout::ram_ranges(bytes),
+            pages: bytes >> PAGE_SHIFT,
+            guests: Guests::Translated,
+            heap: layout::SPECIAL_GFN.0,
+            heap_pages: Some(layout::SPECIAL_PAGES),
+        }
+    }
+
+    /// Of a PV guest, which has what of the heap is its own at fixed frames.
+    pub(crate) fn pv(frames: PvFrames) -> Self {
+        Self {
+            ram: frames.ram_ranges(),
+            pages: frames.pages(),
+            guests: Guests::Pv(frames),
+            heap: FIRST_SPECIAL,
+            heap_pages: None,
+        }
+    }
+}
 
 /// A guest's physical memory. It stays mapped while anything (a grant mapping, a ring) still holds it.
 #[derive(Debug)]
@@ -42,7 +102,7 @@ pub struct GuestRam {
     vm: Arc<VmFd>,
     ram_file: Arc<File>,
     heap: Heap,
-    ram_bytes: u64,
+    places: Places,
     grace: Arc<Grace>,
     physmap: Mutex<Physmap>,
 }
@@ -82,25 +142,27 @@ impl GuestRam {
     /// Makes the memory and gives it to the VM. `grants` are the most frames, and status frames, that the grant table can have.
     pub(crate) fn new(
         vm: Arc<VmFd>,
-        ram_bytes: u64,
+        places: Places,
         grants: (u32, u32),
         grace: Arc<Grace>,
     ) -> Result<Self, SetupError> {
-        let ram_file = Arc::new(memory_file("guest-ram", ram_bytes)?);
+        let all = places.ram.iter().map(|(_, bytes)| bytes).sum();
+        let ram_file = Arc::new(memory_file("guest-ram", all)?);
         let heap = Heap::new(grants)?;
         let mut regions = Vec::new();
         let mut offset = 0;
-        for (base, bytes) in layout::ram_ranges(ram_bytes) {
+        for (base, bytes) in &places.ram {
             let file = ram_file.try_clone().map_err(SetupError::memory)?;
-            regions.push(region(file, offset, bytes, base)?);
+            regions.push(region(file, offset, *bytes, *base)?);
             offset += bytes;
         }
         let special = heap.file().try_clone().map_err(SetupError::memory)?;
+        let pages = places.heap_pages.unwrap_or(heap.pages());
         regions.push(region(
             special,
             0,
-            (layout::SPECIAL_PAGES * PAGE_SIZE) as u64,
-            layout::SPECIAL_GFN.0 << PAGE_SHIFT,
+            (pages * PAGE_SIZE) as u64,
+            places.heap << PAGE_SHIFT,
         )?);
         let memory = GuestMemoryMmap::from_regions(regions)
             .map_err(|e| SetupError::memory(std::io::Error::other(e)))?;
@@ -125,7 +187,7 @@ impl GuestRam {
             vm,
             ram_file,
             heap,
-            ram_bytes,
+            places,
             grace,
             physmap,
         })
@@ -144,7 +206,7 @@ impl GuestRam {
 
     /// Pages that the guest may have.
     pub(crate) fn max_pages(&self) -> u64 {
-        self.ram_bytes >> PAGE_SHIFT
+        self.places.pages
     }
 
     fn lock(&self) -> MutexGuard<'_, Physmap> {
@@ -249,6 +311,26 @@ impl GuestRam {
         self.lock().ballooned.remove(&gfn.0)
     }
 
+    /// Gives the guest consecutive frames that it gave up before, aligned to their number (log2 is given); which, it learns by the first.
+    pub(crate) fn take_ballooned(&self, order: u32) -> Option<Gfn> {
+        let mut map = self.lock();
+        let count = 1_u64.checked_shl(order)?;
+        // A frame that is aligned and has all the others behind it.
+        let first = map.ballooned.iter().copied().find(|first| {
+            first.is_multiple_of(count)
+                && (1..count).all(|offset| map.ballooned.contains(&(first + offset)))
+        })?;
+        for gfn in first..first + count {
+            map.ballooned.remove(&gfn);
+        }
+        Some(Gfn(first))
+    }
+
+    /// Whether a frame is one that the guest gave up.
+    pub(crate) fn is_ballooned(&self, gfn: Gfn) -> bool {
+        self.lock().ballooned.contains(&gfn.0)
+    }
+
     fn unplace(&self, map: &mut Physmap, gfn: u64) -> Result<(), Errno> {
         let Some(placed) = map.placed.get(&gfn) else {
             return Ok(());
@@ -275,11 +357,7 @@ impl GuestRam {
 
     /// The host address of a frame of RAM, and its offset in the memory file; `None` for what is no RAM.
     fn ram_page(&self, gfn: Gfn) -> Option<(NonNull<u8>, u64)> {
-        if gfn
-            .0
-            .checked_sub(layout::SPECIAL_GFN.0)
-            .is_some_and(|n| n < layout::SPECIAL_PAGES as u64)
-        {
+        if !self.places.guests.contains(gfn) {
             return None;
         }
         let addr = GuestAddress(gfn.addr()?);

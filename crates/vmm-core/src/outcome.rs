@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::pv::MonitorMemory;
+
 /// Why a guest stopped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -46,6 +48,12 @@ pub struct Outcome {
 /// What a guest did in its run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Stats {
+    /// What kind of guest it was: `pvh` or `pv`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// Memory that the monitor takes, of a PV guest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<MonitorMemory>,
     /// How its hypercalls arrived.
     pub transport: &'static str,
     /// By which interface it was told of events in the end: `fifo` or `2l`.

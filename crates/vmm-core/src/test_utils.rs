@@ -27,7 +27,7 @@ use vm_memory::{Bytes, GuestAddress};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::boot::layout;
-use crate::config::GrantConfig;
+use crate::config::{GrantConfig, GuestKind};
 use crate::console::ConsoleOutput;
 use crate::domain::{Domain, Parts};
 use crate::grants;
@@ -37,7 +37,7 @@ use crate::kvm::grace::Grace;
 use crate::kvm::upcall::MsiUpcall;
 use crate::kvm::vcpu::VcpuHandle;
 use crate::kvm::{vm, xen};
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, Places};
 use crate::timers::Timers;
 
 /// The guest's number.
@@ -187,7 +187,7 @@ impl Harness {
         }
         let vm = Arc::new(vm::create(&vm::open().expect("KVM opens")).expect("a VM is made"));
         let grace = Arc::new(Grace::new().expect("a timer is made"));
-        let ram = grants::memory(vm.clone(), MEMORY, config, grace.clone());
+        let ram = grants::memory(vm.clone(), Places::pvh(MEMORY), config, grace.clone());
         let ram = ram.expect("memory is made");
         let hub = Hub::new();
         let dom0 = hub.add_system(DomId::DOM0).expect("domain 0 is made");
@@ -207,7 +207,8 @@ impl Harness {
         let ports = hub
             .add_guest(domid, ports, Arc::new(ram.shared_info()), upcall.clone())
             .expect("event channels are made");
-        let grants = grants::create(domid, config, &ram).expect("a grant table is made");
+        let grants =
+            grants::create(domid, config, &ram, GuestKind::Pvh).expect("a grant table is made");
         tables.insert(grants.clone()).expect("the first table");
         let domain = Arc::new(Domain::new(Parts {
             domid,
@@ -223,6 +224,7 @@ impl Harness {
             tables: tables.clone(),
             upcall,
             console: Arc::new(ConsoleOutput::new(output)),
+            pv: None,
         }));
         let rings = [
             (

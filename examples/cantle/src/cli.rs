@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use cantle_vmm_core::disk::{BackendOptions, OnError};
 use cantle_vmm_core::net::SwitchConfig;
-use cantle_vmm_core::{DiskConfig, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, TransportChoice};
+use cantle_vmm_core::{
+    DiskConfig, GrantConfig, GuestConfig, GuestKind, MAX_EVENT_CHANNELS, TransportChoice,
+};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Action, Guest, disk, net, spec, switch};
@@ -63,13 +65,17 @@ pub(crate) struct RunArgs {
     #[arg(
         value_name = "GUEST.CFG",
         conflicts_with_all = [
-            "initrd", "cmdline", "memory", "vcpus", "max_event_channels", "max_event_rate", "disk", "net", "name", "max_grant_version",
+            "kind", "initrd", "cmdline", "memory", "vcpus", "max_event_channels", "max_event_rate", "disk", "net", "name", "max_grant_version",
             "max_grant_frames", "max_maptrack_frames", "console"
         ]
     )]
     files: Vec<PathBuf>,
 
-    /// The kernel: an ELF vmlinux or a bzImage, with a PVH entry.
+    /// What kind of guest it is: pvh, or pv (paravirtual; 64-bit kernels).
+    #[arg(long = "type", value_enum, value_name = "TYPE", default_value_t = Kind::Pvh)]
+    kind: Kind,
+
+    /// The kernel: an ELF vmlinux or a bzImage, with a PVH entry, or for a PV guest with Xen's notes.
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
 
@@ -175,6 +181,24 @@ pub(crate) enum StatsFormat {
     Json,
 }
 
+/// What kind of guest it is.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    /// The processor runs all of it.
+    Pvh,
+    /// Its kernel runs over a monitor.
+    Pv,
+}
+
+impl From<Kind> for GuestKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Pvh => Self::Pvh,
+            Kind::Pv => Self::Pv,
+        }
+    }
+}
+
 /// How hypercalls arrive.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Transport {
@@ -276,6 +300,7 @@ impl RunArgs {
             console: self.console.clone(),
             config: GuestConfig {
                 name: self.name.clone(),
+                kind: self.kind.into(),
                 kernel,
                 initrd: self.initrd.clone(),
                 cmdline: self.cmdline.clone(),

@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use cantle_vmm_core::net::SwitchConfig;
-use cantle_vmm_core::{DiskConfig, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, TransportChoice};
+use cantle_vmm_core::{
+    DiskConfig, GrantConfig, GuestConfig, GuestKind, MAX_EVENT_CHANNELS, TransportChoice,
+};
 
 use syntax::{Atom, Setting, SyntaxError, Value};
 
@@ -75,10 +77,7 @@ fn parse(text: &str) -> Result<Guest, SyntaxError> {
 }
 
 fn guest(keys: &mut Keys) -> Result<Guest, SyntaxError> {
-    keys.text("type", |kind| match kind {
-        "pvh" => Ok(()),
-        _ => Err(format!("type {kind:?} is not supported, only \"pvh\"")),
-    })?;
+    let kind = kind(keys)?;
     let memory = keys.number("memory", |mib| {
         mib.checked_mul(1 << 20)
             .ok_or_else(|| "more memory than there can be".to_owned())
@@ -115,6 +114,7 @@ fn guest(keys: &mut Keys) -> Result<Guest, SyntaxError> {
         console: keys.text("console", spec::path)?,
         config: GuestConfig {
             name: keys.required_text("name", spec::name)?,
+            kind,
             kernel: keys.required_text("kernel", spec::path)?,
             initrd: keys.text("ramdisk", spec::path)?,
             cmdline: cmdline(keys)?,
@@ -129,6 +129,26 @@ fn guest(keys: &mut Keys) -> Result<Guest, SyntaxError> {
             xenstore_socket: keys.text("xenstore_socket", spec::path)?,
         },
     })
+}
+
+/// `type`, or else the older `builder`.
+fn kind(keys: &mut Keys) -> Result<GuestKind, SyntaxError> {
+    let kind = keys.text("type", |kind| match kind {
+        "pvh" => Ok(GuestKind::Pvh),
+        "pv" => Ok(GuestKind::Pv),
+        _ => Err(format!(
+            "type {kind:?} is not supported, only \"pvh\" and \"pv\""
+        )),
+    })?;
+    let has_type = kind.is_some();
+    let builder = keys.text("builder", |builder| match builder {
+        _ if has_type => Err("is said by type, which is given too".to_owned()),
+        "generic" | "linux" => Ok(GuestKind::Pv),
+        _ => Err(format!(
+            "builder {builder:?} is not supported, only \"generic\", which is type \"pv\""
+        )),
+    })?;
+    Ok(kind.or(builder).unwrap_or_default())
 }
 
 /// The grant table's limits.

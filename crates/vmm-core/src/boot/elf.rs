@@ -1,22 +1,23 @@
-//! The headers of an ELF kernel: segments to load, and the PVH entry point from its Xen note.
+//! The headers of an ELF kernel: segments to load, where it begins, and its notes for Xen.
 //!
-//! Only what a PVH start needs is read, and everything that is read is checked once, here: a [`Elf`] that exists has
+//! Only what a start needs is read, and everything that is read is checked once, here: a [`Elf`] that exists has
 //! segments that lie in the file, do not overlap in memory and do not wrap, in a bounded number.
+
+mod header;
+mod notes;
 
 use std::ops::Range;
 
-use cantle_abi::elfnote::{XEN_ELFNOTE_NAME, XEN_ELFNOTE_PHYS32_ENTRY};
+use cantle_abi::elfnote::XEN_ELFNOTE_PHYS32_ENTRY;
+
+use header::{Header, part};
+pub use notes::Note;
 
 /// The most program headers that are looked at. Linux has five.
 pub const MAX_PROGRAM_HEADERS: usize = 64;
 
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
-const PF_X: u32 = 1;
-const EM_386: u16 = 3;
-const EM_X86_64: u16 = 62;
-const ET_EXEC: u16 = 2;
-const ET_DYN: u16 = 3;
 
 /// Why a file is no ELF kernel that can be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,10 +69,14 @@ pub struct Segment {
     pub file: Range<usize>,
     /// Guest-physical address of the first byte.
     pub paddr: u64,
+    /// Virtual address of it. Linux's per-CPU segment has one that means nothing.
+    pub vaddr: u64,
     /// Bytes in memory; what the file does not give is zero.
     pub size: u64,
     /// Whether it holds code.
     pub executable: bool,
+    /// Whether it is written to.
+    pub writable: bool,
 }
 
 impl Segment {
@@ -83,10 +88,13 @@ impl Segment {
     }
 }
 
-/// What a PVH start needs of an ELF file.
+/// What a start needs of an ELF file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Elf {
+    wide: bool,
+    entry: u64,
     segments: Vec<Segment>,
+    notes: Vec<Note>,
     pvh_entry: Option<u32>,
 }
 
@@ -99,26 +107,44 @@ impl Elf {
     pub fn parse(file: &[u8]) -> Result<Self, ElfError> {
         let header = Header::parse(file)?;
         let mut segments = Vec::new();
-        let mut pvh_entry = None;
+        let mut notes = Vec::new();
         for index in 0..header.program_headers {
             let program = header.program(file, index)?;
             match program.kind {
                 PT_LOAD if program.memory_size > 0 => segments.push(program.segment(file)?),
-                PT_NOTE if pvh_entry.is_none() => {
-                    let notes = part(file, "note segment", program.offset, program.file_size)?;
-                    pvh_entry = phys32_entry(notes, program.align)?;
+                PT_NOTE => {
+                    let bytes = part(file, "note segment", program.offset, program.file_size)?;
+                    notes::collect(bytes, program.align, &mut notes)?;
                 }
                 _ => {}
             }
         }
         check_overlap(&segments)?;
-        let pvh_entry = pvh_entry
-            .map(|entry| check_entry(entry, &segments))
+        let entry = notes
+            .iter()
+            .find(|note| note.kind == XEN_ELFNOTE_PHYS32_ENTRY);
+        let pvh_entry = entry
+            .map(|note| check_entry(note.checked_number()?, &segments))
             .transpose()?;
         Ok(Self {
+            wide: header.wide,
+            entry: header.entry,
             segments,
+            notes,
             pvh_entry,
         })
+    }
+
+    /// Whether it is a 64-bit file.
+    #[must_use]
+    pub fn is_64_bit(&self) -> bool {
+        self.wide
+    }
+
+    /// The entry point of the file's header, unchecked.
+    #[must_use]
+    pub fn entry(&self) -> u64 {
+        self.entry
     }
 
     /// The segments, in the file's order. They do not overlap.
@@ -127,130 +153,16 @@ impl Elf {
         &self.segments
     }
 
+    /// Xen's notes, in the file's order.
+    #[must_use]
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
     /// The 32-bit PVH entry point, if the kernel names one: a guest-physical address in one of the segments.
     #[must_use]
     pub fn pvh_entry(&self) -> Option<u32> {
         self.pvh_entry
-    }
-}
-
-/// The file header, reduced to what is used.
-struct Header {
-    wide: bool,
-    table: u64,
-    program_headers: usize,
-}
-
-impl Header {
-    fn parse(file: &[u8]) -> Result<Self, ElfError> {
-        if !file.starts_with(b"\x7fELF") {
-            return Err(ElfError::NotElf);
-        }
-        let unsupported = |field, value| Err(ElfError::Unsupported { field, value });
-        let wide = match read::<1>(file, "header", 4)? {
-            1 => false,
-            2 => true,
-            class => return unsupported("class", class),
-        };
-        match read::<1>(file, "header", 5)? {
-            1 => {}
-            order => return unsupported("byte order", order),
-        }
-        match read::<2>(file, "header", 16)? {
-            kind if kind == u64::from(ET_EXEC) || kind == u64::from(ET_DYN) => {}
-            kind => return unsupported("type", kind),
-        }
-        match read::<2>(file, "header", 18)? {
-            machine if machine == u64::from(EM_386) || machine == u64::from(EM_X86_64) => {}
-            machine => return unsupported("machine", machine),
-        }
-        let (table, entry_size, entries) = if wide {
-            (
-                read::<8>(file, "header", 0x20)?,
-                read::<2>(file, "header", 0x36)?,
-                read::<2>(file, "header", 0x38)?,
-            )
-        } else {
-            (
-                read::<4>(file, "header", 0x1c)?,
-                read::<2>(file, "header", 0x2a)?,
-                read::<2>(file, "header", 0x2c)?,
-            )
-        };
-        if entry_size != program_header_size(wide) {
-            return unsupported("program header size", entry_size);
-        }
-        match usize::try_from(entries) {
-            Ok(program_headers @ 1..=MAX_PROGRAM_HEADERS) => Ok(Self {
-                wide,
-                table,
-                program_headers,
-            }),
-            _ => unsupported("number of program headers", entries),
-        }
-    }
-
-    fn program(&self, file: &[u8], index: usize) -> Result<ProgramHeader, ElfError> {
-        const WHAT: &str = "program header";
-        let size = program_header_size(self.wide);
-        let at = self.table.saturating_add(index as u64 * size);
-        let bytes = part(file, WHAT, at, size)?;
-        let field = |narrow: u64, wide: u64| {
-            if self.wide {
-                read::<8>(bytes, WHAT, wide)
-            } else {
-                read::<4>(bytes, WHAT, narrow)
-            }
-        };
-        let flags = read::<4>(bytes, WHAT, if self.wide { 4 } else { 24 })?;
-        Ok(ProgramHeader {
-            kind: low_half(read::<4>(bytes, WHAT, 0)?),
-            executable: low_half(flags) & PF_X != 0,
-            offset: field(4, 8)?,
-            paddr: field(12, 24)?,
-            file_size: field(16, 32)?,
-            memory_size: field(20, 40)?,
-            align: field(28, 48)?,
-        })
-    }
-}
-
-const fn program_header_size(wide: bool) -> u64 {
-    if wide { 56 } else { 32 }
-}
-
-/// A program header as the file has it, unchecked.
-struct ProgramHeader {
-    kind: u32,
-    executable: bool,
-    offset: u64,
-    paddr: u64,
-    file_size: u64,
-    memory_size: u64,
-    align: u64,
-}
-
-impl ProgramHeader {
-    fn segment(&self, file: &[u8]) -> Result<Segment, ElfError> {
-        let bad = |problem| {
-            Err(ElfError::Segment {
-                paddr: self.paddr,
-                size: self.memory_size,
-                problem,
-            })
-        };
-        if self.file_size > self.memory_size {
-            return bad("is larger in the file than in memory");
-        }
-        if self.paddr.checked_add(self.memory_size).is_none() {
-            return bad("wraps around the end of the address space");
-        }
-        Ok(Segment {
-            file: range_in(file, "segment", self.offset, self.file_size)?,
-            paddr: self.paddr,
-            size: self.memory_size,
-            executable: self.executable,
-        })
     }
 }
 
@@ -277,83 +189,6 @@ fn check_entry(entry: u64, segments: &[Segment]) -> Result<u32, ElfError> {
     match u32::try_from(entry) {
         Ok(entry) if loaded => Ok(entry),
         _ => Err(ElfError::Entry { entry }),
-    }
-}
-
-/// Looks for Xen's note `PHYS32_ENTRY`. Each step is at least a note header long, so the work is bounded by the
-/// segment's size. Offsets in errors count from the start of the notes.
-fn phys32_entry(notes: &[u8], align: u64) -> Result<Option<u64>, ElfError> {
-    const WHAT: &str = "note";
-    let align = if align == 8 { 8 } else { 4 };
-    let mut at = 0u64;
-    // Fewer bytes than a header are padding.
-    while notes.len() as u64 - at.min(notes.len() as u64) >= 12 {
-        let name_size = read::<4>(notes, WHAT, at)?;
-        let desc_size = read::<4>(notes, WHAT, at + 4)?;
-        let kind = read::<4>(notes, WHAT, at + 8)?;
-        // Three 32-bit numbers on top of an offset in a file: no overflow.
-        let name_at = at + 12;
-        let desc_at = (name_at + name_size).next_multiple_of(align);
-        let name = part(notes, WHAT, name_at, name_size)?;
-        part(notes, WHAT, desc_at, desc_size)?;
-        if kind == u64::from(XEN_ELFNOTE_PHYS32_ENTRY) && name == XEN_ELFNOTE_NAME {
-            // Linux gives it in pointer size.
-            return match desc_size {
-                4 => read::<4>(notes, WHAT, desc_at).map(Some),
-                8 => read::<8>(notes, WHAT, desc_at).map(Some),
-                _ => Err(ElfError::Truncated {
-                    what: WHAT,
-                    offset: desc_at,
-                    size: 4,
-                }),
-            };
-        }
-        at = (desc_at + desc_size).next_multiple_of(align);
-    }
-    Ok(None)
-}
-
-/// A little-endian number of `N` bytes.
-fn read<const N: usize>(bytes: &[u8], what: &'static str, at: u64) -> Result<u64, ElfError> {
-    let number = part(bytes, what, at, N as u64)?;
-    Ok(number
-        .iter()
-        .rev()
-        .fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
-}
-
-fn low_half(wide: u64) -> u32 {
-    u32::try_from(wide & u64::from(u32::MAX)).unwrap_or_default()
-}
-
-/// The bytes `at..at + size`, if there are so many.
-fn part<'a>(bytes: &'a [u8], what: &'static str, at: u64, size: u64) -> Result<&'a [u8], ElfError> {
-    range_in(bytes, what, at, size).and_then(|range| {
-        bytes.get(range).ok_or(ElfError::Truncated {
-            what,
-            offset: at,
-            size,
-        })
-    })
-}
-
-/// The range `at..at + size`, if it lies in `bytes`.
-fn range_in(
-    bytes: &[u8],
-    what: &'static str,
-    at: u64,
-    size: u64,
-) -> Result<Range<usize>, ElfError> {
-    let range = at
-        .checked_add(size)
-        .and_then(|end| Some(usize::try_from(at).ok()?..usize::try_from(end).ok()?));
-    match range {
-        Some(range) if range.end <= bytes.len() => Ok(range),
-        _ => Err(ElfError::Truncated {
-            what,
-            offset: at,
-            size,
-        }),
     }
 }
 

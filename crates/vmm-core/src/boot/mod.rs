@@ -1,4 +1,4 @@
-//! Boot: from a kernel file, an initrd and a command line to guest memory that is ready for a PVH start.
+//! Boot: from a kernel file, an initrd and a command line to guest memory that is ready for a PVH start; [`pv`] has that of a PV start.
 //!
 //! Everything here is a function of bytes and a [`vm_memory::GuestMemoryMmap`]; nothing knows KVM. In the order in
 //! which it happens:
@@ -15,6 +15,7 @@ pub mod acpi;
 pub mod elf;
 pub mod image;
 pub mod layout;
+pub mod pv;
 mod pvh;
 pub mod rewrite;
 mod unpack;

@@ -28,6 +28,9 @@ pub enum BootError {
     /// The kernel's hypercalls cannot be rewritten.
     #[error(transparent)]
     Rewrite(#[from] RewriteError),
+    /// It cannot be started as a PV guest.
+    #[error(transparent)]
+    Pv(#[from] super::pv::PvError),
     /// Too little RAM.
     #[error(
         "the {what} does not fit: it needs memory up to {} KiB, and the guest's ends at {} KiB",

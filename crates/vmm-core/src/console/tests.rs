@@ -2,6 +2,7 @@ use std::io::{Read, Seek, Write};
 
 use super::*;
 use crate::boot::layout;
+use crate::memory::HeapPage;
 use crate::test_utils::Harness;
 
 /// The ring's page: 1024 bytes in, 2048 out, then the four indices.
@@ -25,7 +26,7 @@ fn bench(input: &[u8]) -> Option<Bench> {
     file.write_all(input).unwrap();
     file.rewind().unwrap();
     let to = Arc::new(ConsoleOutput::new(output.try_clone().unwrap().into()));
-    let page = harness.domain().ram.special(layout::CONSOLE_GFN).unwrap();
+    let page = harness.domain().ram.ring(HeapPage::CONSOLE);
     let channel = harness.console_channel().unwrap();
     let never: fn() -> bool = || false;
     let mut ring = ConsoleRing::new(page, channel, to, file.into(), never);

@@ -16,6 +16,7 @@ use cantle_grant::Tables;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{Call, Caller, LONGEST_CALL, Served};
+use crate::memory::{GuestRam, HeapPage};
 
 /// The most operations in one call.
 const MOST: u32 = 1 << 16;
@@ -164,14 +165,15 @@ fn query_size(caller: &Caller<'_>, op: &mut GnttabQuerySize) -> Result<(), Errno
     Ok(())
 }
 
-/// Sizes the table. A translated guest learns no frame numbers: it places the frames itself by `XENMEM_add_to_physmap`.
+/// Sizes the table. A translated guest learns no frame numbers: it places the frames itself by `XENMEM_add_to_physmap`. A PV guest maps them
+/// by their numbers.
 fn setup_table(caller: &Caller<'_>, op: &mut GnttabSetupTable) -> Result<(), Errno> {
     op.status = if !is_self(caller, op.dom) {
         GNTST_bad_domain
     } else {
         match caller.domain().grants.grow(op.nr_frames) {
             Ok(()) => {
-                no_frames(caller, op.frame_list, op.nr_frames)?;
+                tell(caller, op.frame_list, op.nr_frames, GuestRam::grant_frame)?;
                 GNTST_okay
             }
             Err(_) => GNTST_general_error,
@@ -180,26 +182,34 @@ fn setup_table(caller: &Caller<'_>, op: &mut GnttabSetupTable) -> Result<(), Err
     Ok(())
 }
 
-/// As [`setup_table`], and for the same reason: the frames are placed, and not told.
+/// As [`setup_table`].
 fn get_status_frames(caller: &Caller<'_>, op: &mut GnttabGetStatusFrames) -> Result<(), Errno> {
     op.status = if !is_self(caller, op.dom) {
         GNTST_bad_domain
     } else if op.nr_frames > caller.domain().grants.nr_status_frames() {
         GNTST_general_error
     } else {
-        no_frames(caller, op.frame_list, op.nr_frames)?;
+        tell(caller, op.frame_list, op.nr_frames, GuestRam::status_frame)?;
         GNTST_okay
     };
     Ok(())
 }
 
-/// Fills a list with "no frame", where there is one. The count is bounded by the table's size.
-fn no_frames(caller: &Caller<'_>, list: u64, count: u32) -> Result<(), Errno> {
+/// Fills a list with a PV guest's frames, or for others with "no frame", where there is a list. The count is bounded by the table's size.
+fn tell(
+    caller: &Caller<'_>,
+    list: u64,
+    count: u32,
+    page: impl Fn(&GuestRam, u32) -> Option<HeapPage>,
+) -> Result<(), Errno> {
     if list == 0 {
         return Ok(());
     }
-    for index in 0..u64::from(count) {
-        caller.write(Caller::element::<u64>(list, index)?, &u64::MAX)?;
+    let domain = caller.domain();
+    for index in 0..count {
+        let page = domain.pv.as_ref().and_then(|_| page(&domain.ram, index));
+        let frame = page.map_or(u64::MAX, |page| page.pv_frame().0);
+        caller.write(Caller::element::<u64>(list, index.into())?, &frame)?;
     }
     Ok(())
 }

@@ -1,21 +1,25 @@
 //! `memory_op`: where pages are, and the balloon.
 
+mod pv;
+
 use std::time::Instant;
 
 use cantle_abi::memory::{
     E820Entry, MEMOP_CMD_MASK, XENMAPSPACE_grant_table, XENMAPSPACE_shared_info,
     XENMEM_add_to_physmap, XENMEM_add_to_physmap_batch, XENMEM_current_reservation,
-    XENMEM_decrease_reservation, XENMEM_maximum_gpfn, XENMEM_maximum_ram_page,
-    XENMEM_maximum_reservation, XENMEM_memory_map, XENMEM_populate_physmap,
-    XENMEM_remove_from_physmap, XenAddToPhysmap, XenAddToPhysmapBatch, XenMemoryMap,
-    XenMemoryReservation, XenRemoveFromPhysmap,
+    XENMEM_decrease_reservation, XENMEM_exchange, XENMEM_increase_reservation, XENMEM_maximum_gpfn,
+    XENMEM_maximum_ram_page, XENMEM_maximum_reservation, XENMEM_memory_map,
+    XENMEM_populate_physmap, XENMEM_remove_from_physmap, XenAddToPhysmap, XenAddToPhysmapBatch,
+    XenMemoryMap, XenMemoryReservation, XenRemoveFromPhysmap,
 };
+use cantle_abi::start_info::{HvmMemmapTableEntry, XEN_HVM_MEMMAP_TYPE_RAM};
 use cantle_abi::{DomId, Errno, Gfn, PAGE_SHIFT};
 
 use super::{Call, Caller, LONGEST_CALL, Served};
 use crate::boot::layout;
 use crate::grants;
 use crate::memory::HeapPage;
+use crate::pv::PvDomain;
 
 /// The largest extent, as log2 of pages, that a guest may give or take at once: 2 MiB, as Xen lets guests.
 const MAX_ORDER: u32 = 9;
@@ -25,6 +29,9 @@ const MOST_PLACES: u16 = 512;
 pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
     let (cmd, at) = (call.arg32(0), call.arg(1));
     let start = u64::from(cmd >> MEMOP_CMD_MASK.count_ones());
+    if let Some(pv) = &caller.domain().pv {
+        return serve_pv(caller, pv, (cmd & MEMOP_CMD_MASK, start), at);
+    }
     match cmd & MEMOP_CMD_MASK {
         XENMEM_add_to_physmap => {
             let op: XenAddToPhysmap = caller.read(at)?;
@@ -42,7 +49,14 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
             caller.domain().ram.remove(op.gpfn)?;
             Ok(0)
         }
-        XENMEM_memory_map => memory_map(caller, at),
+        XENMEM_memory_map => {
+            let ram = &caller.domain().ram;
+            memory_map(
+                caller,
+                at,
+                layout::memory_map(ram.max_pages() << PAGE_SHIFT),
+            )
+        }
         XENMEM_current_reservation => {
             own_at(caller, at)?;
             Ok(pages(caller.domain().ram.current_pages()))
@@ -58,6 +72,44 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
         XENMEM_populate_physmap => reservation(caller, at, start, |caller, gfn| {
             caller.domain().ram.populate(gfn)
         }),
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+/// What is different for a guest that is not translated; the rest is the same.
+fn serve_pv(caller: &Caller<'_>, pv: &PvDomain, (cmd, start): (u32, u64), at: u64) -> Served {
+    match cmd {
+        XENMEM_memory_map => {
+            let all = HvmMemmapTableEntry {
+                addr: 0,
+                size: caller.domain().ram.max_pages() << PAGE_SHIFT,
+                kind: XEN_HVM_MEMMAP_TYPE_RAM,
+                reserved: 0,
+            };
+            memory_map(caller, at, vec![all])
+        }
+        XENMEM_current_reservation | XENMEM_maximum_reservation => {
+            own_at(caller, at)?;
+            let ram = &caller.domain().ram;
+            Ok(pages(match cmd {
+                XENMEM_current_reservation => ram.current_pages(),
+                _ => ram.max_pages(),
+            }))
+        }
+        XENMEM_maximum_gpfn => Ok(pages(caller.domain().ram.max_pages() - 1)),
+        XENMEM_maximum_ram_page => Ok(pages(pv.frames().end() - 1)),
+        XENMEM_decrease_reservation => reservation(caller, at, start, |caller, mfn| {
+            pv::decrease(caller, pv, mfn)
+        }),
+        XENMEM_populate_physmap => pv::take(caller, pv, at, start, true),
+        XENMEM_increase_reservation => pv::take(caller, pv, at, start, false),
+        XENMEM_exchange => pv::exchange(caller, pv, at),
+        pv::XENMEM_machphys_mapping => pv::machphys_mapping(caller, pv, at),
+        pv::XENMEM_machphys_mfn_list => pv::machphys_mfn_list(caller, pv, at),
+        // The guest maps what it wants by frame.
+        XENMEM_add_to_physmap | XENMEM_add_to_physmap_batch | XENMEM_remove_from_physmap => {
+            Err(Errno::EACCES)
+        }
         _ => Err(Errno::ENOSYS),
     }
 }
@@ -125,9 +177,8 @@ fn add_batch(caller: &Caller<'_>, at: u64) -> Served {
 }
 
 /// Stores as many entries as there is room for, and says how many (memory.h).
-fn memory_map(caller: &Caller<'_>, at: u64) -> Served {
+fn memory_map(caller: &Caller<'_>, at: u64, mut map: Vec<HvmMemmapTableEntry>) -> Served {
     let mut op: XenMemoryMap = caller.read(at)?;
-    let mut map = layout::memory_map(caller.domain().ram.max_pages() << PAGE_SHIFT);
     map.truncate(usize::try_from(op.nr_entries).unwrap_or(usize::MAX));
     let halves = |v: u64| {
         let bytes = v.to_le_bytes();

@@ -16,6 +16,7 @@ mod event_channel_op;
 mod grant_table_op;
 mod hvm_op;
 mod memory_op;
+mod monitor;
 mod multicall;
 pub(crate) mod page;
 mod paging;
@@ -82,6 +83,9 @@ fn serve(caller: &Caller<'_>, call: &Call) -> Served {
     if !caller.is_kernel() {
         return Err(Errno::EPERM);
     }
+    if let Some(served) = monitor::serve(caller, call) {
+        return served;
+    }
     let Ok(nr) = u32::try_from(call.nr) else {
         return Err(Errno::ENOSYS);
     };
@@ -92,7 +96,7 @@ fn serve(caller: &Caller<'_>, call: &Call) -> Served {
         xen::__HYPERVISOR_sched_op => sched_op::serve(caller, call),
         xen::__HYPERVISOR_grant_table_op => grant_table_op::serve(caller, call),
         xen::__HYPERVISOR_memory_op => memory_op::serve(caller, call),
-        xen::__HYPERVISOR_hvm_op => hvm_op::serve(caller, call),
+        xen::__HYPERVISOR_hvm_op if caller.domain().pv.is_none() => hvm_op::serve(caller, call),
         xen::__HYPERVISOR_xen_version => xen_version::serve(caller, call),
         xen::__HYPERVISOR_console_io => console_io::serve(caller, call),
         xen::__HYPERVISOR_vm_assist => vcpu_op::vm_assist(caller, call),

@@ -1,5 +1,7 @@
 //! What CPUID tells the guest: the host's features, its own place among the vCPUs, and Xen's leaves.
 
+mod pv;
+
 use cantle_abi::cpuid::{
     XEN_CPUID_FIRST_LEAF, XEN_CPUID_MAX_NUM_LEAVES, XEN_CPUID_SIGNATURE_EBX,
     XEN_CPUID_SIGNATURE_ECX, XEN_CPUID_SIGNATURE_EDX, XEN_HVM_CPUID_DOMID_PRESENT,
@@ -12,11 +14,15 @@ use kvm_bindings::{
 use kvm_ioctls::Kvm;
 
 use super::vm::HYPERCALL_MSR;
+use crate::config::GuestKind;
 use crate::error::SetupError;
 use crate::hypercall::XEN_VERSION;
 
 /// Where hypervisors' leaves are.
 const HYPERVISOR_LEAVES: std::ops::Range<u32> = 0x4000_0000..0x4001_0000;
+
+/// Bits of the addresses that a PV guest may see: what the monitor maps.
+const MACHINE_ADDRESS_WIDTH: u32 = 39;
 
 /// What KVM supports, once per machine; [`for_vcpu`] makes each vCPU's own from it.
 pub(crate) fn supported(kvm: &Kvm) -> Result<Vec<kvm_cpuid_entry2>, SetupError> {
@@ -39,6 +45,7 @@ pub(crate) fn for_vcpu(
     vcpus: u32,
     domid: DomId,
     tsc_khz: u32,
+    kind: GuestKind,
 ) -> Result<CpuId, SetupError> {
     let mut entries: Vec<_> = supported
         .iter()
@@ -47,11 +54,14 @@ pub(crate) fn for_vcpu(
         .collect();
     for entry in &mut entries {
         place(entry, vcpu, vcpus);
+        if kind == GuestKind::Pv {
+            pv::hide(entry);
+        }
     }
     if supported.iter().any(|e| e.function == 0 && e.eax >= 0xb) {
         entries.extend(extended_topology(vcpu, vcpus));
     }
-    entries.extend(xen_leaves(vcpu, domid, tsc_khz));
+    entries.extend(xen_leaves(vcpu, domid, tsc_khz, kind));
     CpuId::from_entries(&entries).map_err(|e| SetupError::Host {
         what: "CPUID",
         why: format!("{e:?}"),
@@ -121,7 +131,7 @@ fn extended_topology(vcpu: VcpuId, vcpus: u32) -> [kvm_cpuid_entry2; 3] {
     ]
 }
 
-fn xen_leaves(vcpu: VcpuId, domid: DomId, tsc_khz: u32) -> Vec<kvm_cpuid_entry2> {
+fn xen_leaves(vcpu: VcpuId, domid: DomId, tsc_khz: u32, kind: GuestKind) -> Vec<kvm_cpuid_entry2> {
     let leaf = |n: u32, index: u32, eax: u32, ebx: u32, ecx: u32, edx: u32| kvm_cpuid_entry2 {
         function: XEN_CPUID_FIRST_LEAF + n,
         index,
@@ -152,8 +162,14 @@ fn xen_leaves(vcpu: VcpuId, domid: DomId, tsc_khz: u32) -> Vec<kvm_cpuid_entry2>
         leaf(2, 0, 1, HYPERCALL_MSR, 0, 0),
         // The TSC runs by itself, never emulated (mode 2), at this frequency.
         leaf(3, 0, 1 << 1, 2, tsc_khz, 0),
-        leaf(4, 0, hvm_features, vcpu.0, u32::from(domid.0), 0),
-        leaf(5, 0, 0, 0, 0, 0),
+        match kind {
+            GuestKind::Pvh => leaf(4, 0, hvm_features, vcpu.0, u32::from(domid.0), 0),
+            GuestKind::Pv => leaf(4, 0, 0, 0, 0, 0),
+        },
+        match kind {
+            GuestKind::Pvh => leaf(5, 0, 0, 0, 0, 0),
+            GuestKind::Pv => leaf(5, 0, 0, MACHINE_ADDRESS_WIDTH, 0, 0),
+        },
     ]
 }
 
@@ -183,7 +199,15 @@ mod tests {
                 ..Default::default()
             },
         ];
-        let table = for_vcpu(&supported, VcpuId(3), 6, DomId(9), 2_500_000).unwrap();
+        let table = for_vcpu(
+            &supported,
+            VcpuId(3),
+            6,
+            DomId(9),
+            2_500_000,
+            GuestKind::Pvh,
+        )
+        .unwrap();
         assert_eq!(leaf(&table, 1, 0).ebx, 0x1234 | (6 << 16) | (3 << 24));
         assert_eq!(leaf(&table, 0xb, 1).edx, 3);
         assert_eq!(leaf(&table, 0xb, 1).eax, 3, "six vCPUs take three bits");

@@ -4,6 +4,7 @@ pub(crate) mod cpuid;
 pub(crate) mod delivery;
 pub(crate) mod grace;
 mod probe;
+pub(crate) mod pv;
 pub(crate) mod upcall;
 pub(crate) mod vcpu;
 pub(crate) mod vm;

@@ -9,12 +9,13 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use cantle_abi::{PAGE_SIZE, VcpuId};
 use kvm_bindings::{
-    CpuId, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, Msrs, kvm_msr_entry, kvm_regs,
-    kvm_segment,
+    CpuId, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED, Msrs,
+    kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_segment,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
+use super::pv::{self, MonitorEntry};
 use super::vm::HYPERCALL_MSR;
 use crate::boot::Entry;
 use crate::counters::Exit;
@@ -39,6 +40,10 @@ pub(crate) struct VcpuHandle {
     /// The guest is about to start it anew.
     renewed: AtomicBool,
     has_run: AtomicBool,
+    /// The monitor of a PV guest has asked for its start.
+    begin: AtomicBool,
+    /// It has been taken down since.
+    down: AtomicBool,
     /// Those who keep it out of the guest.
     holders: AtomicU32,
     gate: Mutex<()>,
@@ -113,6 +118,23 @@ impl VcpuHandle {
         self.renewed.store(true, Ordering::Relaxed);
     }
 
+    /// Has a vCPU of a PV guest begin; false where it has already.
+    pub(crate) fn begin(&self) -> bool {
+        let first = !self.begin.swap(true, Ordering::SeqCst);
+        self.kick();
+        first
+    }
+
+    /// A PV guest has taken the vCPU down, or put it up again.
+    pub(crate) fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::Relaxed);
+    }
+
+    /// Whether the vCPU has been taken down.
+    pub(crate) fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
+    }
+
     /// Whether the vCPU has ever run guest code.
     pub(crate) fn has_run(&self) -> bool {
         self.has_run.load(Ordering::Relaxed)
@@ -165,16 +187,29 @@ pub(crate) fn create(vm: &VmFd, id: VcpuId) -> Result<VcpuFd, SetupError> {
         .map_err(SetupError::kvm("creating a vCPU"))
 }
 
-/// Sets a vCPU up: the first one (with an entry) for the kernel's PVH start, the others to wait to be started by it.
+/// How a guest's first vCPU begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// At the kernel's PVH entry.
+    Pvh(Entry),
+    /// In the monitor, as all others do too.
+    Pv(MonitorEntry),
+}
+
+/// Sets a vCPU up: the first one for its start, the others to wait to be started by it.
 pub(crate) fn set_up(
     mut fd: VcpuFd,
     cpuid: &CpuId,
-    entry: Option<&Entry>,
+    id: VcpuId,
+    start: Option<&Start>,
 ) -> Result<VcpuFd, SetupError> {
     fd.set_cpuid2(cpuid)
         .map_err(SetupError::kvm("KVM_SET_CPUID2"))?;
-    if let Some(entry) = entry {
-        enter_pvh(&fd, entry)?;
+    match start {
+        // The others begin when the guest's monitor says so; how, they know already.
+        Some(Start::Pv(entry)) => pv::enter(&fd, id, entry)?,
+        Some(Start::Pvh(entry)) if id.0 == 0 => enter_pvh(&fd, entry)?,
+        _ => {}
     }
     fd.set_sync_valid_reg(SyncReg::Register);
     fd.set_sync_valid_reg(SyncReg::SystemRegister);
@@ -288,6 +323,7 @@ pub(crate) fn run(mut fd: VcpuFd, id: VcpuId, domain: &Arc<Domain>) {
     let attached = Attached::new(handle, domain, &mut fd);
     let mut meter = Meter::start(id);
     let mut clock = 0;
+    let mut begun = id.0 == 0;
     loop {
         fd.set_kvm_immediate_exit(0);
         // Pairs with the fence in `kick`.
@@ -300,6 +336,10 @@ pub(crate) fn run(mut fd: VcpuFd, id: VcpuId, domain: &Arc<Domain>) {
         if asked != 0 {
             clock = asked;
             keep_clock(&fd, id, clock);
+        }
+        if !begun && handle.begin.load(Ordering::SeqCst) {
+            begun = true;
+            begin(&fd, id);
         }
         let after = enter(&mut fd, domain);
         if matches!(after, After::PortCall | After::XenCall)
@@ -326,6 +366,16 @@ pub(crate) fn run(mut fd: VcpuFd, id: VcpuId, domain: &Arc<Domain>) {
     drop(attached);
     if let (Ok(regs), Ok(state)) = (fd.get_regs(), fd.get_mp_state()) {
         tracing::debug!(vcpu = %id, rip = format!("{:#x}", regs.rip), mp_state = state.mp_state, "vCPU stopped");
+    }
+}
+
+/// Lets a vCPU run that has its registers already.
+fn begin(fd: &VcpuFd, id: VcpuId) {
+    let runnable = kvm_mp_state {
+        mp_state: KVM_MP_STATE_RUNNABLE,
+    };
+    if let Err(error) = fd.set_mp_state(runnable) {
+        tracing::error!(vcpu = %id, %error, "a vCPU cannot be started");
     }
 }
 
@@ -536,7 +586,7 @@ mod tests {
         let fd = create(h.domain().vm(), VcpuId(1)).unwrap();
         // KVM addresses APICs by a map that it draws when one of them changes.
         fd.set_lapic(&fd.get_lapic().unwrap()).unwrap();
-        let fd = set_up(fd, &CpuId::new(0).unwrap(), None).unwrap();
+        let fd = set_up(fd, &CpuId::new(0).unwrap(), VcpuId(1), None).unwrap();
         // out to the hypercalls' port; hlt, for ever.
         h.put(0x8_0000, &[0x66_u8, 0xe7, HYPERCALL_PORT, 0xf4, 0xeb, 0xfd]);
         let thread = std::thread::spawn({

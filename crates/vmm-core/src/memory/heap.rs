@@ -8,17 +8,24 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use cantle_abi::{Gfn, PAGE_SIZE, SharedMemory};
+use cantle_pv_monitor::interface::Frames;
 use vm_memory::FileOffset;
 use vm_memory::mmap::MmapRegion;
 
 use super::{GuestRam, memory_file};
 use crate::boot::layout;
+use crate::boot::pv::FIRST_SPECIAL;
 use crate::error::SetupError;
 
 /// The heap page of shared info; before it are those of the special region, which have fixed places.
 const SHARED_INFO: usize = layout::SPECIAL_PAGES;
 /// The first heap page of the grant table; behind its frames are those of status.
 const GRANT_FRAMES: usize = SHARED_INFO + 1;
+
+const _: () = {
+    assert!(HeapPage::STORE.0 as u64 == layout::STORE_GFN.0 - layout::SPECIAL_GFN.0);
+    assert!(HeapPage::CONSOLE.0 as u64 == layout::CONSOLE_GFN.0 - layout::SPECIAL_GFN.0);
+};
 
 /// A page of the heap of the guest that it was got from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,8 +35,18 @@ impl HeapPage {
     /// The shared info page.
     pub(crate) const SHARED_INFO: Self = Self(SHARED_INFO);
 
+    /// Xenstore's ring.
+    pub(crate) const STORE: Self = Self(4);
+    /// The console's ring.
+    pub(crate) const CONSOLE: Self = Self(7);
+
     pub(super) const fn index(self) -> usize {
         self.0
+    }
+
+    /// Its frame in the memory of a PV guest.
+    pub(crate) const fn pv_frame(self) -> Gfn {
+        Gfn(FIRST_SPECIAL + self.0 as u64)
     }
 
     pub(super) const fn offset(self) -> u64 {
@@ -62,6 +79,10 @@ impl Heap {
         })
     }
 
+    pub(super) fn pages(&self) -> usize {
+        GRANT_FRAMES + self.grant_frames + self.status_frames
+    }
+
     pub(super) fn file(&self) -> &File {
         &self.file
     }
@@ -79,10 +100,17 @@ impl GuestRam {
         self.slice(HeapPage::SHARED_INFO, 1)
     }
 
-    /// The page of the special region at a frame of it ([`layout::STORE_GFN`], [`layout::CONSOLE_GFN`]).
-    pub(crate) fn special(self: &Arc<Self>, gfn: Gfn) -> Option<HeapSlice> {
-        let index = usize::try_from(gfn.0.checked_sub(layout::SPECIAL_GFN.0)?).ok()?;
-        (index < layout::SPECIAL_PAGES).then(|| self.slice(HeapPage(index), 1))
+    /// A page of a ring ([`HeapPage::STORE`], [`HeapPage::CONSOLE`]).
+    pub(crate) fn ring(self: &Arc<Self>, page: HeapPage) -> HeapSlice {
+        self.slice(page, 1)
+    }
+
+    /// The frames of all of the heap in a PV guest's memory.
+    pub(crate) fn pv_special(&self) -> Frames {
+        Frames {
+            start: FIRST_SPECIAL,
+            end: FIRST_SPECIAL + self.heap.pages() as u64,
+        }
     }
 
     /// All frames that the grant table can have, one after the other.

@@ -14,7 +14,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use cantle_vmm_core::{
-    Console, End, GrantConfig, GuestConfig, MAX_EVENT_CHANNELS, Machine, Outcome, TransportChoice,
+    Console, End, GrantConfig, GuestConfig, GuestKind, MAX_EVENT_CHANNELS, Machine, Outcome,
+    TransportChoice,
 };
 
 /// Whether a KVM is here; where not, the test says so and passes (in CI, it fails).
@@ -66,6 +67,7 @@ pub(crate) fn probe() -> &'static Path {
 pub(crate) fn guest(cmdline: &str) -> GuestConfig {
     GuestConfig {
         name: "probe".into(),
+        kind: GuestKind::Pvh,
         kernel: probe().to_owned(),
         initrd: None,
         cmdline: cmdline.to_owned(),

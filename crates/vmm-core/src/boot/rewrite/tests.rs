@@ -21,7 +21,9 @@ fn find(code: &[u8]) -> Result<HypercallSites, RewriteError> {
         file: 0..code.len(),
         paddr: 0,
         size: code.len() as u64,
+        vaddr: 0,
         executable: true,
+        writable: false,
     };
     HypercallSites::find(code, &[segment])
 }

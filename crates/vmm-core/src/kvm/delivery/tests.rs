@@ -54,7 +54,7 @@ impl Guest {
             .unwrap()
             .add_vcpu(V0, &vcpu)
             .unwrap();
-        let vcpu = vcpu::set_up(vcpu, &CpuId::new(0).unwrap(), None).unwrap();
+        let vcpu = vcpu::set_up(vcpu, &CpuId::new(0).unwrap(), VcpuId(0), None).unwrap();
         let mut sregs = vcpu.get_sregs().unwrap();
         (sregs.cs.base, sregs.cs.selector) = (0, 0);
         vcpu.set_sregs(&sregs).unwrap();
