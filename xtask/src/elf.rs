@@ -44,6 +44,25 @@ pub(crate) fn needed(file: &[u8]) -> Result<Vec<String>> {
     Ok(needed)
 }
 
+/// Bytes of memory that a program's segments take, from the first to the end of the last.
+pub(crate) fn loaded(file: &[u8]) -> Result<usize> {
+    const PT_LOAD: usize = 1;
+    let table = number::<8>(file, 0x20)?;
+    let entry_size = number::<2>(file, 0x36)?;
+    let mut extent: Option<(usize, usize)> = None;
+    for index in 0..number::<2>(file, 0x38)? {
+        let header = table + index * entry_size;
+        if number::<4>(file, header)? == PT_LOAD {
+            let start = number::<8>(file, header + 0x10)?;
+            let end = start.saturating_add(number::<8>(file, header + 0x28)?);
+            let (first, last) = extent.unwrap_or((start, end));
+            extent = Some((first.min(start), last.max(end)));
+        }
+    }
+    let (first, last) = extent.unwrap_or_default();
+    Ok(last - first)
+}
+
 /// Offset and length of the section whose header is at `header`.
 fn extent(file: &[u8], header: usize) -> Result<(usize, usize)> {
     Ok((

@@ -54,6 +54,15 @@ const HOST_MODULES: [&str; 14] = [
     "ext4",
 ];
 
+/// What a host of Xen's needs beyond its kernel, in this order.
+const XEN_HOST_MODULES: [&str; 5] = [
+    "xen_privcmd",
+    "xenfs",
+    "xen_evtchn",
+    "xen_gntdev",
+    "xen_gntalloc",
+];
+
 /// What a guest needs beyond its kernel, in this order.
 const GUEST_MODULES: [&str; 5] = [
     "crc32c_generic",
@@ -166,6 +175,19 @@ pub(crate) fn busybox() -> Result<PathBuf> {
 pub(crate) fn host(debian: Debian) -> Result<Image> {
     let folder = workspace::lab("hosts")?.join(debian.name());
     build(debian, Flavour::Generic, &HOST_MODULES, None, &folder)
+}
+
+/// The kernel and the initial file system of a host of Xen's, a Debian 13, without what it is to run.
+pub(crate) fn xen_host() -> Result<Image> {
+    let folder = workspace::lab("hosts")?.join("xen");
+    let init = workspace::asset("xen-init.sh");
+    build(
+        Debian::Debian13,
+        Flavour::Generic,
+        &XEN_HOST_MODULES,
+        Some(&init),
+        &folder,
+    )
 }
 
 /// A guest's kernel and initial file system; below `target/lab/guests`, which a lab host sees as `/guests`.

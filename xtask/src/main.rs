@@ -20,6 +20,7 @@ mod qemu;
 mod size;
 mod test;
 mod workspace;
+mod xen;
 
 use std::process::ExitCode;
 

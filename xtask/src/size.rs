@@ -55,6 +55,11 @@ pub(crate) fn main() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Lines of production code of the crate in this folder.
+pub(crate) fn lines(folder: &Path) -> Result<usize> {
+    Ok(measure(String::new(), folder)?.counts.code)
+}
+
 fn row(one: &Crate) -> String {
     let counts = &one.counts;
     let files = format!(

@@ -30,7 +30,7 @@ use digest::Digest;
 use sys::{Ended, Outcome};
 
 /// Seconds that a check may take; the machine may be an emulated one.
-const PATIENCE: u32 = 120;
+const PATIENCE: u32 = 240;
 
 type Check = fn(&mut Digest) -> Outcome;
 

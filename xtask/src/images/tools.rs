@@ -15,6 +15,7 @@ use crate::cpio::Archive;
 use crate::elf;
 use crate::packages::{self, Content, Release, Set};
 use crate::qemu;
+use crate::xen;
 
 /// Programs that go into a guest together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub(crate) enum Tools {
     Network,
     /// The emulator, of the same release everywhere: as a peer, for hosts.
     Emulator,
+    /// What a host of Xen's runs, of the same release everywhere.
+    Xen,
 }
 
 /// By release.
@@ -91,7 +94,7 @@ const FIRMWARE: [&str; 4] = [
 ];
 
 /// Where they have their programs; links between these are absolute, and lead from the latter to the former.
-const PROGRAMS: [&str; 4] = ["usr/bin", "usr/sbin", "bin", "sbin"];
+const PROGRAMS: [&str; 5] = ["usr/bin", "usr/sbin", "bin", "sbin", xen::PROGRAMS];
 
 impl Tools {
     /// The name for files.
@@ -101,6 +104,7 @@ impl Tools {
             Self::Storage => "storage-tools",
             Self::Network => "network-tools",
             Self::Emulator => "emulator",
+            Self::Xen => "xen",
         }
     }
 
@@ -111,6 +115,7 @@ impl Tools {
             Self::Storage => &STORAGE,
             Self::Network => &NETWORK,
             Self::Emulator => &[qemu::SET, qemu::SET],
+            Self::Xen => &[xen::SET, xen::SET],
         };
         packages::unpacked(match debian {
             Debian::Debian12 => twelve,
@@ -150,6 +155,7 @@ impl Tools {
             Self::Storage => packed.storage()?,
             Self::Network => packed.network()?,
             Self::Emulator => packed.emulator()?,
+            Self::Xen => packed.xen()?,
         }
         packed.archive.finish()?;
         Ok(())
@@ -211,6 +217,23 @@ impl<W: Write> Packed<'_, W> {
         for name in FIRMWARE {
             let firmware = read(&self.root.join(name))?;
             self.archive.file(name, 0o644, &firmware)?;
+        }
+        Ok(())
+    }
+
+    /// The daemons and the tool that makes guests, where they look for each other.
+    fn xen(&mut self) -> Result<()> {
+        for folder in ["usr/lib", "usr/lib/xen-4.20", xen::PROGRAMS] {
+            self.archive.folder(folder)?;
+        }
+        for name in [
+            "xenstored",
+            "xenconsoled",
+            "xenconsole",
+            "xen-init-dom0",
+            "xl",
+        ] {
+            self.program(name, &format!("{}/{name}", xen::PROGRAMS))?;
         }
         Ok(())
     }
