@@ -15,7 +15,7 @@ fn update(guest: &mut Guest, list: &[(u64, u64)]) -> (i64, u32) {
         __HYPERVISOR_mmu_update,
         [PAGE, list.len() as u64, done, SELF, 0],
     );
-    (result, guest.read_u64(done) as u32)
+    (result, guest.read_u32(done))
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn only_the_guests_memory_is_written() {
         HOLE.start << 12,
         SPECIAL.start << 12,
         12 << 12,
-        u64::MAX & !7,
+        !7,
     ] {
         let result = update(&mut guest, &[(slot, 0)]);
         assert_eq!(result, (error(Errno::EINVAL), 0), "{slot:#x}");
@@ -102,7 +102,10 @@ fn the_monitors_slots_stay_in_the_tables_that_are_used() {
         }
     }
     // In a table that is none of these they are entries like others.
-    assert_eq!(update(&mut guest, &[((TABLE + 1) << 12 | 256 * 8, 0)]).0, 0);
+    assert_eq!(
+        update(&mut guest, &[(((TABLE + 1) << 12) + 256 * 8, 0)]).0,
+        0
+    );
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn ops(guest: &mut Guest, list: &[(u32, u64, u64)]) -> (i64, u32) {
         __HYPERVISOR_mmuext_op,
         [PAGE, list.len() as u64, done, SELF, 0],
     );
-    (result, guest.read_u64(done) as u32)
+    (result, guest.read_u32(done))
 }
 
 fn monitors_slots(guest: &Guest, mfn: u64) -> [u64; 3] {

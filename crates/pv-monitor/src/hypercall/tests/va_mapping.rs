@@ -78,7 +78,7 @@ fn nothing_is_written_where_an_argument_is_bad() {
 fn a_walk_does_not_follow_entries_out_of_the_guests_memory() {
     let mut guest = Guest::new();
     let address = 0x100_0000_0000;
-    let top = guest.vcpu.kernel_l4 << 12 | 2 * 8;
+    let top = (guest.vcpu.kernel_l4 << 12) + 2 * 8;
     // A guest can write its tables by itself: no call has checked this one.
     for entry in [
         1 << 12 | 0x67,

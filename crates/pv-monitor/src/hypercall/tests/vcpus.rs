@@ -98,7 +98,8 @@ fn its_state_is_what_the_context_says() {
 
 #[test]
 fn each_field_of_a_context_is_checked() {
-    let break_one: [(&str, fn(&mut VcpuGuestContext)); 15] = [
+    type Spoil = fn(&mut VcpuGuestContext);
+    let break_one: [(&str, Spoil); 15] = [
         ("rip", |c| c.user_regs.rip = 1 << 47),
         ("rsp", |c| c.user_regs.rsp = 1 << 47),
         ("kernel_sp", |c| c.kernel_sp = 1 << 63),
