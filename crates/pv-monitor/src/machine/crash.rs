@@ -11,6 +11,8 @@ use cantle_pv_monitor::vcpu::Vcpu;
 
 use super::{cpu, entry, host};
 
+/// Bytes of code that are shown.
+const CODE_BYTES: u64 = 16;
 /// Words of the stack that are shown.
 const STACK_WORDS: u64 = 32;
 
@@ -136,25 +138,37 @@ fn describe(text: &mut Text, vcpu: Option<&Vcpu>, regs: &Regs, why: &str) -> fmt
     ];
     for row in rows {
         for (name, value) in row {
-            write!(text, "{name} {value:018x}  ")?;
+            write!(text, "{name} {value:016x}  ")?;
         }
         writeln!(text)?;
     }
     let in_monitor = regs.cs & 3 == 0;
-    writeln!(text, "stack:")?;
+    write!(text, "code:")?;
+    for index in 0..CODE_BYTES {
+        let Some([byte, ..]) = peek(regs.rip.wrapping_add(index), 1, in_monitor) else {
+            break;
+        };
+        write!(text, " {byte:02x}")?;
+    }
+    writeln!(text, "\nstack:")?;
     for index in 0..STACK_WORDS {
-        let address = regs.rsp.wrapping_add(index * 8);
-        if !in_monitor && !addresses::are_guests(address, 8) {
+        let Some(word) = peek(regs.rsp.wrapping_add(index * 8), 8, in_monitor) else {
             break;
-        }
-        let mut word = 0_u64;
-        let to = (&raw mut word).expose_provenance() as u64;
-        // SAFETY: it reads what is there, and a fault is caught.
-        if unsafe { entry::copy_or_fault(to, address, 1, 0) } != 0 {
-            break;
-        }
+        };
         let end = if index % 4 == 3 { "\n" } else { " " };
-        write!(text, "{word:016x}{end}")?;
+        write!(text, "{:016x}{end}", u64::from_le_bytes(word))?;
     }
     writeln!(text)
+}
+
+/// So many bytes, at most 8, at an address; those of the monitor only where that is what crashed.
+fn peek(address: u64, bytes: u64, in_monitor: bool) -> Option<[u8; 8]> {
+    if !in_monitor && !addresses::are_guests(address, bytes) {
+        return None;
+    }
+    let mut found = [0; 8];
+    let to = found.as_mut_ptr().expose_provenance() as u64;
+    // SAFETY: it reads what is there, at most the 8 bytes that there is room for, and a fault is caught.
+    let fault = unsafe { entry::copy_or_fault(to, address, 0, bytes.min(8)) };
+    (fault == 0).then_some(found)
 }
