@@ -16,6 +16,7 @@ ln -s /proc/self/fd /dev/fd
 ln -s /proc/self/fd/0 /dev/stdin
 ln -s ../run /var/run
 mkdir -p /run/xen /run/xenstored /run/lock
+: > /etc/xen/xl.conf
 ln -s ../run/lock /var/lock
 echo 4 > /proc/sys/kernel/printk
 

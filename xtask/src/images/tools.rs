@@ -94,7 +94,7 @@ const FIRMWARE: [&str; 4] = [
 ];
 
 /// Where they have their programs; links between these are absolute, and lead from the latter to the former.
-const PROGRAMS: [&str; 5] = ["usr/bin", "usr/sbin", "bin", "sbin", xen::PROGRAMS];
+const PROGRAMS: [&str; 5] = [xen::PROGRAMS, "usr/bin", "usr/sbin", "bin", "sbin"];
 
 impl Tools {
     /// The name for files.
