@@ -133,6 +133,7 @@ smoke_tests!(
     net_packets,
     boot_image,
     hypercall,
+    pv_hypercalls,
     image_vhd,
     image_qcow2,
     image_vmdk,

@@ -17,6 +17,7 @@ pub mod netback_ctrl;
 pub mod netback_extra;
 pub mod netback_rx;
 pub mod netback_tx;
+pub mod pv_hypercalls;
 pub mod ring_back;
 pub mod xenstore_client;
 pub mod xenstore_journal;
