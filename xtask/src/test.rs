@@ -113,6 +113,7 @@ fn demos(tally: &mut Tally, long: bool) {
     }
     let outcomes = pairs
         .into_iter()
+        .chain(demo::pv(guests, long))
         .chain(demo::storage(long))
         .chain(demo::network(long));
     for outcome in outcomes {
