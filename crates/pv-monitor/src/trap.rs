@@ -7,6 +7,7 @@ use crate::interface::{WINDOW_SIZE, window};
 use crate::mode::Mode;
 use crate::regs::Regs;
 use crate::segments::SYSRET;
+use crate::stores;
 use crate::vcpu::{Callback, Next, Vcpu};
 
 /// `#DB`.
@@ -52,12 +53,15 @@ pub fn exception<M: Machine + Mode>(machine: &mut M, vcpu: &mut Vcpu, regs: &mut
     }
 }
 
-fn page_fault<M: Machine + Mode>(machine: &mut M, vcpu: &mut Vcpu, regs: &Regs) -> Next {
+fn page_fault<M: Machine + Mode>(machine: &mut M, vcpu: &mut Vcpu, regs: &mut Regs) -> Next {
     let address = machine.fault_address();
     // A selector beyond the guest's tables: the processor looked for its descriptor where no page is.
     let offset = address.wrapping_sub(window(vcpu.id));
     if offset < WINDOW_SIZE && regs.error & 4 == 0 {
         return Next::Raise(GENERAL_PROTECTION, Some(selector_at(offset)));
+    }
+    if stores::store(machine, vcpu, regs, address).is_some() {
+        return Next::Resume;
     }
     vcpu.set_fault_address(address);
     Next::Raise(PAGE_FAULT, Some(regs.error))
