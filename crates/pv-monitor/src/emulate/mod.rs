@@ -113,9 +113,8 @@ fn execute<M: Machine>(
             machine.block(vcpu);
             return Some(());
         }
-        // Events are masked by other means, and caches are the host's.
-        Instruction::InterruptFlag => may_use_ports(vcpu)?,
-        Instruction::Caches => {}
+        // Events are masked by other means, and caches are the host's. Linux does `cli` before it has asked for any ring's rights.
+        Instruction::InterruptFlag | Instruction::Caches => {}
         Instruction::In { size, .. } => {
             may_use_ports(vcpu)?;
             // Nothing is there.

@@ -176,7 +176,6 @@ fn ports_are_empty_and_asked_for_first() {
     let mut guest = Guest::new();
     guest.fails(&[0xec]);
     guest.fails(&[0xe6, 0x80]);
-    guest.fails(&[0xfa]);
     guest.vcpu.iopl = 1;
     guest.regs.rax = 0x1122_3344_5566_7788;
     guest.run(&[0xec]);

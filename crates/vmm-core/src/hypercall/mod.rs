@@ -67,6 +67,9 @@ type Served = Result<i64, Errno>;
 
 /// Serves a call and returns what goes into rax.
 pub(crate) fn dispatch(caller: &Caller<'_>, call: &Call) -> i64 {
+    if let Some(served) = monitor::serve(caller, call) {
+        return served.unwrap_or_else(Errno::to_ret);
+    }
     let served = serve(caller, call);
     let known = !matches!(served, Err(Errno::ENOSYS));
     caller.domain().counters().hypercall(call.nr, known);
@@ -82,9 +85,6 @@ pub(crate) fn dispatch(caller: &Caller<'_>, call: &Call) -> i64 {
 fn serve(caller: &Caller<'_>, call: &Call) -> Served {
     if !caller.is_kernel() {
         return Err(Errno::EPERM);
-    }
-    if let Some(served) = monitor::serve(caller, call) {
-        return served;
     }
     let Ok(nr) = u32::try_from(call.nr) else {
         return Err(Errno::ENOSYS);

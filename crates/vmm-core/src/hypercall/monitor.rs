@@ -16,7 +16,7 @@ const LONGEST_DUMP: u64 = 16 << 10;
 
 /// Serves a call that is the monitor's; `None` for another one.
 pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Option<Served> {
-    caller.domain().pv.as_ref()?;
+    caller.domain().pv.as_ref().filter(|_| caller.is_kernel())?;
     Some(match call.nr {
         HOST_LOG => log(caller, call),
         HOST_CRASH => crash(caller, call),

@@ -14,6 +14,10 @@ use super::{Call, Caller, Served};
 
 /// `MMU_PT_UPDATE_PRESERVE_AD` is served (features.h).
 const XENFEAT_mmu_pt_update_preserve_ad: u32 = 5;
+/// There is nothing to switch on for memory above 4 GiB (features.h).
+const XENFEAT_highmem_assist: u32 = 6;
+/// Bits of a grant's mapping that the guest may use as it likes; Linux demands them of PV (features.h).
+const XENFEAT_gnttab_map_avail_bits: u32 = 7;
 /// Its frames are not those of the machine at the same numbers (features.h).
 const XENFEAT_not_direct_mapped: u32 = 16;
 
@@ -40,6 +44,8 @@ pub(super) fn serve(caller: &Caller<'_>, call: &Call) -> Served {
             info.submap = match info.submap_idx {
                 0 if is_pv(caller) => {
                     1 << XENFEAT_mmu_pt_update_preserve_ad
+                        | 1 << XENFEAT_highmem_assist
+                        | 1 << XENFEAT_gnttab_map_avail_bits
                         | 1 << XENFEAT_memory_op_vnode_supported
                         | 1 << XENFEAT_not_direct_mapped
                 }
