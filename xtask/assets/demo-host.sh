@@ -1,6 +1,6 @@
 # The demo on its host, in the lab or natively: a tap, two servers on it for the guest to talk to, and the guest itself.
-# Set by the caller: BUSYBOX CANTLE KERNEL INITRD DISK VCPUS TAP HOST_IP GUEST_IP MIB CMDLINE OPTIONS CHANNELS TRANSACTIONS TOOLS PROGRAMS
-# Lines that the caller reads begin with "host: ".
+# Set by the caller: BUSYBOX CANTLE KERNEL INITRD DISK VCPUS TAP HOST_IP MIB CMDLINE OPTIONS CHANNELS TRANSACTIONS TOOLS PROGRAMS
+# INITRD is empty where a boot loader finds its own. Lines that the caller reads begin with "host: ".
 # One stream, so that lines come whole and in order.
 exec 2>&1
 bb=$BUSYBOX
@@ -52,8 +52,7 @@ fi
 
 echo "host: start"
 # shellcheck disable=SC2086
-"$CANTLE" run --kernel "$KERNEL" --initrd "$INITRD" --memory 512M --vcpus "$VCPUS" \
-    --cmdline "console=hvc0 quiet panic=-1 demo.host=$HOST_IP demo.ip=$GUEST_IP demo.mib=$MIB demo.channels=$CHANNELS demo.transactions=$TRANSACTIONS $CMDLINE" \
+"$CANTLE" run --kernel "$KERNEL" ${INITRD:+--initrd "$INITRD"} --memory 512M --vcpus "$VCPUS" --cmdline "$CMDLINE" \
     --disk "path=$DISK" --net "tap=$TAP,mac=00:16:3e:00:00:01" --stats json $OPTIONS < /dev/null
 code=$?
 sum=$($bb sha256sum "$work/received")

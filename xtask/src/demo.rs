@@ -1,6 +1,7 @@
 //! The demo: Debian's own kernel as a guest, with its disk, its network and its console on our crates.
 
 mod disk;
+mod grub;
 mod kind;
 mod network;
 mod place;
@@ -52,6 +53,7 @@ const TIMEOUT: u64 = 600;
 pub(crate) struct DemoArgs {
     /// The guest: a Debian release's cloud kernel, or its full one.
     #[arg(long, value_enum, default_value_t = Guest::Debian12)]
+    #[arg(default_value_if("grub", "true", "debian12-generic"))]
     guest: Guest,
     /// Where the guest runs: in a lab, or on this machine's own /dev/kvm, which is the choice when it can run stock kernels.
     #[arg(long, value_enum)]
@@ -81,6 +83,9 @@ pub(crate) struct DemoArgs {
     /// transactions over its ring (10000 unless told otherwise).
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "10000")]
     xenstore: Option<u32>,
+    /// Boots GRUB as a PV guest, which loads the kernel from the guest's own disk.
+    #[arg(long, conflicts_with_all = ["kind", "channels", "xenstore", "stress", "device"])]
+    grub: bool,
     /// Instead of all that: works disks of these image formats (all four unless told otherwise), and has writes to them cut short.
     #[arg(
         long,
@@ -136,6 +141,7 @@ impl Default for DemoArgs {
             cmdline: String::new(),
             channels: None,
             xenstore: None,
+            grub: false,
             storage: None,
             disk_options: DISK_OPTIONS.to_owned(),
             network: None,
@@ -151,7 +157,8 @@ impl Default for DemoArgs {
 impl DemoArgs {
     /// The kind of the demo's guest.
     fn kind(&self) -> Kind {
-        self.kind.unwrap_or_default()
+        let usual = if self.grub { Kind::Pv } else { Kind::Pvh };
+        self.kind.unwrap_or(usual)
     }
 
     /// CPUs of a lab whose guests have so many vCPUs together.
@@ -481,7 +488,12 @@ fn on(host: Host, guests: &[Guest], args: &DemoArgs) -> Result<Vec<Result<String
     let scratch = Scratch::new("demo")?;
     let mut disks = Vec::new();
     for guest in guests {
-        disks.push(Disk::make(&scratch.path().join(guest.name()))?);
+        let folder = scratch.path().join(guest.name());
+        disks.push(if args.grub {
+            grub::disk(&folder, *guest, &words(args))?
+        } else {
+            Disk::make(&folder)?
+        });
     }
     let extra = programs_for_guests(args);
     if !extra.is_empty() && !args.no_build {
@@ -599,11 +611,23 @@ fn shown(error: anyhow::Error, name: &str, log: &Path) -> anyhow::Error {
     error.context(format!("{name} (console: {})", log.display()))
 }
 
+/// The guest's command line.
+fn words(args: &DemoArgs) -> String {
+    let (channels, transactions) = (args.channels.unwrap_or(0), args.xenstore.unwrap_or(0));
+    format!(
+        "console=hvc0 quiet panic=-1 demo.host={HOST_IP} demo.ip={GUEST_IP} demo.mib={TRAFFIC_MIB} demo.channels={channels} demo.transactions={transactions} {}",
+        args.cmdline
+    )
+}
+
 fn script(place: &Place, guest: Guest, disk: PathBuf, args: &DemoArgs) -> Result<String> {
     let asset = workspace::asset("demo-host.sh");
     let body =
         fs::read_to_string(&asset).with_context(|| format!("cannot read {}", asset.display()))?;
-    let image = place.guest(images::guest(guest)?, guest);
+    let mut image = place.guest(images::guest(guest)?, guest);
+    if args.grub {
+        image = grub::image(place)?;
+    }
     let tools = match args.xenstore {
         Some(_) => place.beside(&images::tools(guest, Tools::Xenstore)?, &image),
         None => PathBuf::new(),
@@ -629,9 +653,8 @@ fn script(place: &Place, guest: Guest, disk: PathBuf, args: &DemoArgs) -> Result
         ("VCPUS", args.vcpus.unwrap_or(VCPUS).to_string().into()),
         ("TAP", TAP.into()),
         ("HOST_IP", HOST_IP.into()),
-        ("GUEST_IP", GUEST_IP.into()),
         ("MIB", TRAFFIC_MIB.to_string().into()),
-        ("CMDLINE", args.cmdline.clone().into()),
+        ("CMDLINE", words(args).into()),
         ("OPTIONS", options.into()),
         ("CHANNELS", args.channels.unwrap_or(0).to_string().into()),
         (

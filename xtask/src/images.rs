@@ -36,6 +36,12 @@ const BUSYBOX_SET: Set = Set {
     content: Content::Packages(&["busybox-static"]),
 };
 
+const GRUB_SET: Set = Set {
+    name: "grub",
+    release: Release::Trixie,
+    content: Content::Packages(&["grub-xen-host"]),
+};
+
 /// What a lab host needs beyond its kernel, in this order.
 const HOST_MODULES: [&str; 14] = [
     "virtio_pci",
@@ -196,6 +202,21 @@ pub(crate) fn guest(guest: Guest) -> Result<Image> {
     let folder = workspace::lab("guests")?.join(guest.name());
     let init = workspace::asset("guest-init.sh");
     build(debian, flavour, &GUEST_MODULES, Some(&init), &folder)
+}
+
+/// GRUB as a PV guest's kernel, as Debian has it for hosts: it looks for `/boot/grub/grub.cfg` on the guest's disks. In a folder of guests, as [`guest()`].
+pub(crate) fn grub() -> Result<PathBuf> {
+    let folder = workspace::lab("guests")?.join("grub");
+    let file = folder.join("grub-x86_64-xen.bin");
+    if !file.exists() {
+        let root = packages::unpacked(&GRUB_SET)?;
+        workspace::make(&folder)?;
+        let fresh = file.with_extension("new");
+        let packed = root.join("usr/lib/grub-xen/grub-x86_64-xen.bin");
+        fs::copy(&packed, &fresh).with_context(|| format!("no {}", packed.display()))?;
+        fs::rename(&fresh, &file)?;
+    }
+    Ok(file)
 }
 
 /// The archive with some of a guest's own release's tools, to be appended to its initial file system; beside that one.

@@ -1,5 +1,6 @@
 //! The guest's disk, as the host sees it before and after.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,12 +23,25 @@ pub(super) struct Disk {
 impl Disk {
     /// Makes `FOLDER/disk.img`.
     pub(super) fn make(folder: &Path) -> Result<Self> {
+        Self::made(folder, SIZE_MIB, &[])
+    }
+
+    /// Makes `FOLDER/disk.img` with what is in the folder `content`, and only with what boot loaders know of ext4.
+    pub(super) fn with(folder: &Path, content: &Path) -> Result<Self> {
+        let features = "none,has_journal,extent,filetype,sparse_super,dir_index".as_ref();
+        let options = ["-O".as_ref(), features, "-d".as_ref(), content.as_os_str()];
+        Self::made(folder, 2 * SIZE_MIB, &options)
+    }
+
+    fn made(folder: &Path, mib: u64, options: &[&OsStr]) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let image = folder.join("disk.img");
         File::create(&image)
-            .and_then(|file| file.set_len(SIZE_MIB * MIB))
+            .and_then(|file| file.set_len(mib * MIB))
             .with_context(|| format!("cannot make {}", image.display()))?;
-        process::output(e2fs("mkfs.ext4")?.args(["-q", "-F", "-m", "0"]).arg(&image))?;
+        let mut mkfs = e2fs("mkfs.ext4")?;
+        mkfs.args(["-q", "-F", "-m", "0"]).args(options).arg(&image);
+        process::output(&mut mkfs)?;
         Ok(Self { image })
     }
 
