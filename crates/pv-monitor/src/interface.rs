@@ -95,6 +95,9 @@ pub struct BootInfo {
     pub monitor_l4: u64,
     /// The first of the consecutive frames that are the level-1 tables of [`WINDOWS`]: one for each 16 vCPUs.
     pub window_tables: u64,
+    /// The first of the consecutive frames with a bit for each frame below [`BootInfo::max_mfn`], zero at first: which are page tables, as far as
+    /// the guest has said (see [`crate::writable`]).
+    pub table_marks: u64,
     /// The frame of shared info, which is in [`DIRECT_MAP`].
     pub shared_info: u64,
     /// The guest's first instruction.

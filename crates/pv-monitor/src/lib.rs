@@ -31,9 +31,9 @@ pub mod mode;
 pub mod regs;
 pub mod segments;
 pub mod start;
-pub mod stores;
 pub mod tables;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod test_utils;
 pub mod trap;
 pub mod vcpu;
+pub mod writable;

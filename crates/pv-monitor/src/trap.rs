@@ -7,8 +7,8 @@ use crate::interface::{WINDOW_SIZE, window};
 use crate::mode::Mode;
 use crate::regs::Regs;
 use crate::segments::SYSRET;
-use crate::stores;
 use crate::vcpu::{Callback, Next, Vcpu};
+use crate::writable;
 
 /// `#DB`.
 pub const DEBUG: u8 = 1;
@@ -34,7 +34,8 @@ pub fn exception<M: Machine + Mode>(machine: &mut M, vcpu: &mut Vcpu, regs: &mut
     match vector {
         PAGE_FAULT => page_fault(machine, vcpu, regs),
         GENERAL_PROTECTION if regs.error & 2 != 0 => software_interrupt(vcpu, regs),
-        GENERAL_PROTECTION if regs.error != 0 || !vcpu.in_kernel => Next::Raise(vector, error),
+        // A selector may be its reason, too: the kernel's own, which Xen would give another ring than there is here.
+        GENERAL_PROTECTION if !vcpu.in_kernel => Next::Raise(vector, error),
         GENERAL_PROTECTION | INVALID_OPCODE => emulate::privileged(machine, vcpu, regs),
         NO_FPU => {
             // As Xen: the guest may use it from here on.
@@ -60,7 +61,7 @@ fn page_fault<M: Machine + Mode>(machine: &mut M, vcpu: &mut Vcpu, regs: &mut Re
     if offset < WINDOW_SIZE && regs.error & 4 == 0 {
         return Next::Raise(GENERAL_PROTECTION, Some(selector_at(offset)));
     }
-    if stores::store(machine, vcpu, regs, address).is_some() {
+    if writable::grant(machine, vcpu, address, regs.error) {
         return Next::Resume;
     }
     vcpu.set_fault_address(address);

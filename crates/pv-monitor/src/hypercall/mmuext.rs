@@ -10,6 +10,7 @@ use crate::descriptors::{LDT_ENTRIES, pages, set_ldt};
 use crate::hardware::{Flush, Machine, VcpuSet};
 use crate::tables::{frame_at, is_loaded, load_kernel, prepare_l4};
 use crate::vcpu::Vcpu;
+use crate::writable;
 
 /// `mmuext_op(list, count, done, domain)`: does operations until one fails; how many it did is written to `done`.
 ///
@@ -39,10 +40,19 @@ fn one<M: Machine>(machine: &mut M, vcpu: &mut Vcpu, op: MmuextOp) -> Result<(),
     let own = VcpuSet::of(vcpu.id);
     let all = VcpuSet::all(machine.boot().vcpus);
     match op.cmd {
-        MMUEXT_PIN_L4_TABLE => return prepare_l4(machine, op.arg1),
-        // No frame has a type: there is nothing to pin.
-        MMUEXT_PIN_L1_TABLE | MMUEXT_PIN_L2_TABLE | MMUEXT_PIN_L3_TABLE | MMUEXT_UNPIN_TABLE => {
+        // No frame has a type: there is nothing to check, but to remember for when the kernel writes to the table.
+        MMUEXT_PIN_L4_TABLE => {
+            prepare_l4(machine, op.arg1)?;
+            writable::mark(machine, op.arg1);
+            writable::mark_kernels(machine, op.arg1);
+        }
+        MMUEXT_PIN_L1_TABLE | MMUEXT_PIN_L2_TABLE | MMUEXT_PIN_L3_TABLE => {
             check_ram(machine, op.arg1)?;
+            writable::mark(machine, op.arg1);
+        }
+        MMUEXT_UNPIN_TABLE => {
+            check_ram(machine, op.arg1)?;
+            writable::unmark(machine, op.arg1);
         }
         MMUEXT_NEW_BASEPTR => return load_kernel(machine, vcpu, op.arg1),
         MMUEXT_NEW_USER_BASEPTR => {

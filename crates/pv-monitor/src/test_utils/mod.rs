@@ -39,6 +39,7 @@ pub const VCPUS: u32 = 20;
 const MONITOR_L4: u64 = 1;
 const WINDOW_TABLES: u64 = 2;
 const SHARED_INFO: u64 = 12;
+const TABLE_MARKS: u64 = 13;
 
 /// Something that was asked of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +119,7 @@ impl TestMachine {
             special: SPECIAL,
             monitor_l4: MONITOR_L4,
             window_tables: WINDOW_TABLES,
+            table_marks: TABLE_MARKS,
             shared_info: SHARED_INFO,
             start_l4: L4,
             ..BootInfo::new_zeroed()
@@ -233,11 +235,13 @@ impl TestMachine {
         Ok(())
     }
 
-    /// What [`Memory::store`] may write: the guest's memory, and the windows' tables.
+    /// What [`Memory::store`] may write: the guest's memory, the windows' tables, and which frames are tables.
     fn may_store(&self, address: u64) -> bool {
         let mfn = address >> 12;
         address.is_multiple_of(8)
-            && (self.boot.is_ram(mfn) || (WINDOW_TABLES..WINDOW_TABLES + 8).contains(&mfn))
+            && (self.boot.is_ram(mfn)
+                || (WINDOW_TABLES..WINDOW_TABLES + 8).contains(&mfn)
+                || mfn == TABLE_MARKS)
     }
 }
 

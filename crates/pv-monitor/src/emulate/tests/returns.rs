@@ -40,3 +40,14 @@ fn no_return_goes_to_an_address_that_is_none_or_to_a_program() {
     guest.fails(&[0x48, 0xcf]);
     guest.fails(&[0xcb]);
 }
+
+#[test]
+fn the_kernels_stack_segment_stays_whatever_it_loads() {
+    let mut guest = Guest::new();
+    guest.regs.error = 0x18;
+    guest.run(&[0x8e, 0xd0]);
+    assert_eq!(guest.regs.ss, 0);
+    // Another segment that cannot be loaded is the guest's to hear of.
+    guest.regs.rip = CODE;
+    assert_eq!(guest.step(&[0x8e, 0xd8]), Next::Raise(13, Some(0x18)));
+}

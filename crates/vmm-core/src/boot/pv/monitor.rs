@@ -99,6 +99,7 @@ pub struct MonitorLayout {
     shared_gdt: u64,
     areas: Frames,
     windows: Frames,
+    marks: Frames,
     m2p: Frames,
 }
 
@@ -156,19 +157,22 @@ impl MonitorLayout {
         let shared_gdt = take(1).start;
         let areas = take(u64::from(vcpus) * AREA_FRAMES);
         let windows = take(u64::from(vcpus.div_ceil(WINDOWS_PER_TABLE)));
-        let first = windows.end.next_multiple_of(LARGE_FRAMES);
-        // The table covers itself, too.
-        let mut m2p = Frames {
-            start: first,
-            end: first + LARGE_FRAMES,
+        // The bits and the table cover themselves, too.
+        let mut marks = Frames {
+            start: windows.end,
+            end: windows.end,
         };
+        let mut m2p = Frames::default();
         let guest = loop {
-            let guest = PvFrames::new(m2p.end, pages);
-            let end = first + (guest.end() * 8).div_ceil(LARGE) * LARGE_FRAMES;
-            if end <= m2p.end {
+            m2p.start = marks.end.next_multiple_of(LARGE_FRAMES);
+            let guest = PvFrames::new(m2p.end.max(m2p.start), pages);
+            let bits = marks.start + guest.end().div_ceil(PAGE * 8);
+            let end = m2p.start + (guest.end() * 8).div_ceil(LARGE) * LARGE_FRAMES;
+            if bits <= marks.end && end <= m2p.end {
                 break guest;
             }
-            m2p.end = end;
+            marks.end = marks.end.max(bits);
+            m2p.end = m2p.end.max(end);
         };
         Self {
             elf,
@@ -181,6 +185,7 @@ impl MonitorLayout {
             shared_gdt,
             areas,
             windows,
+            marks,
             m2p,
         }
     }
@@ -213,7 +218,7 @@ impl MonitorLayout {
     /// Memory that the monitor takes, in bytes: all but the machine-to-physical table, and that.
     #[must_use]
     pub fn memory(&self) -> (u64, u64) {
-        let own = self.windows.end - self.tables.start;
+        let own = self.marks.end - self.tables.start;
         (own << PAGE_SHIFT, self.guest.end() * 8)
     }
 
@@ -273,6 +278,7 @@ impl MonitorLayout {
             special: start.special,
             monitor_l4: self.tables.start,
             window_tables: self.windows.start,
+            table_marks: self.marks.start,
             shared_info: start.shared_info,
             start_rip: start.entry.rip,
             start_rsp: start.entry.rsp,
