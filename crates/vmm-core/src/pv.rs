@@ -50,6 +50,11 @@ pub(crate) struct PvDomain {
 }
 
 impl PvDomain {
+    /// Of a layout that is written, or is going to be.
+    pub(crate) fn new(layout: MonitorLayout) -> Self {
+        Self { layout }
+    }
+
     /// Its memory.
     pub(crate) fn frames(&self) -> &PvFrames {
         self.layout.guest()
@@ -73,6 +78,35 @@ impl PvDomain {
     /// The guest-physical address of the machine-to-physical table.
     pub(crate) fn m2p(&self) -> u64 {
         self.layout.m2p()
+    }
+
+    /// The guest-physical address of the monitor's top-level table.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn top(&self) -> u64 {
+        self.layout.begin().1
+    }
+
+    /// Writes the monitor's memory, for a guest that begins nowhere.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn write_for_tests(&self, memory: &vm_memory::GuestMemoryMmap<()>) {
+        let nothing = cantle_pv_monitor::interface::Frames { start: 0, end: 0 };
+        let start = MonitorStart {
+            flags: 0,
+            xen_version: XEN_VERSION,
+            hypercall_port: u16::from(HYPERCALL_PORT),
+            upcall_vector: UPCALL_VECTOR,
+            special: nothing,
+            shared_info: HeapPage::SHARED_INFO.pv_frame().0,
+            entry: crate::boot::pv::PvEntry {
+                rip: 0,
+                rsp: 0,
+                rsi: 0,
+                l4: 0,
+            },
+        };
+        self.layout
+            .write(memory, cantle_pv_image::MONITOR, &start)
+            .expect("there is memory for it");
     }
 
     pub(crate) fn memory(&self) -> MonitorMemory {
@@ -114,8 +148,7 @@ impl<'a> PvSetup<'a> {
 
     /// What the domain will be.
     pub(crate) fn domain(&self) -> PvDomain {
-        let layout = self.layout.clone();
-        PvDomain { layout }
+        PvDomain::new(self.layout.clone())
     }
 
     /// The frames of the rings: xenstore's, and the console's.

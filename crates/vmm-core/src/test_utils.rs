@@ -27,6 +27,7 @@ use vm_memory::{Bytes, GuestAddress};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::boot::layout;
+use crate::boot::pv::MonitorLayout;
 use crate::config::{GrantConfig, GuestKind};
 use crate::console::ConsoleOutput;
 use crate::domain::{Domain, Parts};
@@ -38,6 +39,7 @@ use crate::kvm::upcall::MsiUpcall;
 use crate::kvm::vcpu::VcpuHandle;
 use crate::kvm::{vm, xen};
 use crate::memory::{GuestRam, Places};
+use crate::pv::PvDomain;
 use crate::timers::Timers;
 
 /// The guest's number.
@@ -83,6 +85,24 @@ pub fn small_grants(max_grant_version: u32) -> GrantConfig {
     }
 }
 
+/// What a harness is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Pvh,
+    /// KVM has hypercalls and events, where it can.
+    Xen,
+    Pv,
+}
+
+impl Kind {
+    fn of_guest(self) -> GuestKind {
+        match self {
+            Self::Pv => GuestKind::Pv,
+            _ => GuestKind::Pvh,
+        }
+    }
+}
+
 /// A domain whose vCPUs do not run, and its memory.
 ///
 /// Addresses are mapped to themselves by page tables in guest memory: RAM by small pages, the special pages by a large one.
@@ -116,7 +136,23 @@ impl Harness {
             &Arc::new(Tables::new()),
             output,
             &small_grants(1),
-            false,
+            Kind::Pvh,
+        )
+    }
+
+    /// A PV domain with the monitor's memory written; addresses in its calls are those of the monitor's direct map.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new).
+    #[must_use]
+    pub fn pv() -> Option<Self> {
+        Self::make(
+            GUEST,
+            &Arc::new(Tables::new()),
+            null(),
+            &small_grants(2),
+            Kind::Pv,
         )
     }
 
@@ -127,7 +163,7 @@ impl Harness {
     /// As [`new`](Self::new); and where `grants` is out of its limits.
     #[must_use]
     pub fn with_grants(grants: &GrantConfig) -> Option<Self> {
-        Self::make(GUEST, &Arc::new(Tables::new()), null(), grants, false)
+        Self::make(GUEST, &Arc::new(Tables::new()), null(), grants, Kind::Pvh)
     }
 
     /// Two domains, [`GUEST`] and [`OTHER`], that know each other's grants.
@@ -148,8 +184,8 @@ impl Harness {
     #[must_use]
     pub fn pair_with(grants: &GrantConfig) -> Option<(Self, Self)> {
         let tables = Arc::new(Tables::new());
-        let one = Self::make(GUEST, &tables, null(), grants, false)?;
-        Some((one, Self::make(OTHER, &tables, null(), grants, false)?))
+        let one = Self::make(GUEST, &tables, null(), grants, Kind::Pvh)?;
+        Some((one, Self::make(OTHER, &tables, null(), grants, Kind::Pvh)?))
     }
 
     /// A domain whose events KVM delivers. `None`, with a word about it, where it cannot.
@@ -160,7 +196,7 @@ impl Harness {
             &Arc::new(Tables::new()),
             null(),
             &small_grants(1),
-            true,
+            Kind::Xen,
         )?;
         if harness.domain.kernel_delivery().is_none() {
             eprintln!("SKIPPED: this KVM delivers no Xen events (KVM_CAP_XEN_HVM)");
@@ -169,13 +205,12 @@ impl Harness {
         Some(harness)
     }
 
-    /// `xen`: KVM has hypercalls and events, where it can.
     fn make(
         domid: DomId,
         tables: &Arc<Tables>,
         output: OwnedFd,
         config: &GrantConfig,
-        xen: bool,
+        kind: Kind,
     ) -> Option<Self> {
         if !Path::new("/dev/kvm").exists() {
             assert!(
@@ -187,13 +222,19 @@ impl Harness {
         }
         let vm = Arc::new(vm::create(&vm::open().expect("KVM opens")).expect("a VM is made"));
         let grace = Arc::new(Grace::new().expect("a timer is made"));
-        let ram = grants::memory(vm.clone(), Places::pvh(MEMORY), config, grace.clone());
+        let layout = MonitorLayout::plan(cantle_pv_image::MONITOR, VCPUS, MEMORY >> 12, 0xf_0008)
+            .expect("the monitor is an image");
+        let places = match kind {
+            Kind::Pv => Places::pv(*layout.guest()),
+            _ => Places::pvh(MEMORY),
+        };
+        let ram = grants::memory(vm.clone(), places, config, grace.clone());
         let ram = ram.expect("memory is made");
         let hub = Hub::new();
         let dom0 = hub.add_system(DomId::DOM0).expect("domain 0 is made");
         let timers = Arc::new(Timers::new(vm.clone(), VCPUS).expect("timers are made"));
         let handles: Arc<[VcpuHandle]> = (0..VCPUS).map(|_| VcpuHandle::default()).collect();
-        let kernel = (xen && xen::delivers(&vm)).then(|| {
+        let kernel = (kind == Kind::Xen && xen::delivers(&vm)).then(|| {
             xen::configure(&vm, false).expect("hypercalls are intercepted");
             let (timers, grace) = (timers.clone(), grace.clone());
             KernelDelivery::new(vm.clone(), handles.clone(), timers, grace).expect("events are")
@@ -208,7 +249,7 @@ impl Harness {
             .add_guest(domid, ports, Arc::new(ram.shared_info()), upcall.clone())
             .expect("event channels are made");
         let grants =
-            grants::create(domid, config, &ram, GuestKind::Pvh).expect("a grant table is made");
+            grants::create(domid, config, &ram, kind.of_guest()).expect("a grant table is made");
         tables.insert(grants.clone()).expect("the first table");
         let domain = Arc::new(Domain::new(Parts {
             domid,
@@ -224,7 +265,7 @@ impl Harness {
             tables: tables.clone(),
             upcall,
             console: Arc::new(ConsoleOutput::new(output)),
-            pv: None,
+            pv: (kind == Kind::Pv).then(|| PvDomain::new(layout)),
         }));
         let rings = [
             (
@@ -250,7 +291,10 @@ impl Harness {
         };
         let channels = rings.into_iter().map(connect).collect();
         let harness = Self { domain, channels };
-        harness.map_memory();
+        match &harness.domain.pv {
+            None => harness.map_memory(),
+            Some(pv) => pv.write_for_tests(harness.ram().memory()),
+        }
         Some(harness)
     }
 
@@ -296,7 +340,7 @@ impl Harness {
     pub fn call_at(&self, cpl: u8, vcpu: u32, nr: u64, args: &[u64]) -> i64 {
         let long_mode = Paging {
             cr0: 0x8000_0011,
-            cr3: PML4,
+            cr3: self.domain.pv.as_ref().map_or(PML4, PvDomain::top),
             cr4: 0x20,
             efer: 0x500,
         };

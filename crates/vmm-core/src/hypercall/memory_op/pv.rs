@@ -188,3 +188,6 @@ pub(super) fn exchange(caller: &Caller<'_>, pv: &PvDomain, at: u64) -> Served {
     caller.write(at, &op)?;
     Ok(0)
 }
+
+#[cfg(test)]
+mod tests;
