@@ -96,7 +96,9 @@ pub fn apply(context: &VcpuGuestContext, vcpu: &mut Vcpu) -> Start {
     vcpu.syscall32 = Callback::default();
     vcpu.sysenter = Callback::default();
     vcpu.debug = [0; 8];
-    vcpu.iopl = 0;
+    // As Xen: what Linux asks for by a call on its first vCPU it says here of the others.
+    let [_, flags, ..] = context.user_regs.rflags.to_le_bytes();
+    vcpu.iopl = flags >> 4 & 3;
     let from = &context.user_regs;
     Start {
         regs: Regs {
