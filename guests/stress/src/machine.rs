@@ -17,34 +17,39 @@ use crate::sys::{self, Ended, Outcome};
 /// Ports are not for programs, but where root has asked for them.
 pub(crate) fn ports(digest: &mut Digest) -> Outcome {
     faults::catch()?;
-    let general =
-        |fault: Option<Fault>| fault.is_some_and(|fault| (fault.signal, fault.trap) == (11, 13));
     let port = || attempt!("mov edx, 0x80; in al, dx", 0);
-    if !general(port()) {
+    if !is_refused(port()) {
         return Err("a port could be read".to_owned());
     }
+    let mut note = |what: &str, so: bool| {
+        digest.text(what);
+        digest.add(u64::from(so));
+        if crate::is_told() {
+            println!("  {what}: {so}");
+        }
+    };
     // SAFETY: touches no memory.
-    let asked = unsafe { libc::ioperm(0x80, 1, 1) };
-    digest.add(u64::from(asked == 0));
-    if asked == 0 {
-        digest.add(u64::from(port().is_none()));
+    let asked = unsafe { libc::ioperm(0x80, 1, 1) } == 0;
+    note("ioperm", asked);
+    if asked {
+        note("a port that was asked for", port().is_none());
         let next = attempt!("mov edx, 0x81; in al, dx", 0);
-        digest.add(u64::from(general(next)));
+        note("another one is refused", is_refused(next));
         let child = sys::forked(|| i32::from(port().is_none()))?;
-        digest.add(sys::wait(child)?.number());
+        note("a child has it", sys::wait(child)? == Ended::Exit(1));
         // SAFETY: as above.
         unsafe { libc::ioperm(0x80, 1, 0) };
-        if !general(port()) {
+        if !is_refused(port()) {
             return Err("a port that was given back could be read".to_owned());
         }
     }
     // SAFETY: as above.
-    let raised = unsafe { libc::iopl(3) };
-    digest.add(u64::from(raised == 0));
-    if raised == 0 {
-        digest.add(u64::from(port().is_none()));
+    let raised = unsafe { libc::iopl(3) } == 0;
+    note("iopl", raised);
+    if raised {
+        note("all ports", port().is_none());
         // Interrupts stay the kernel's.
-        digest.add(u64::from(general(attempt!("cli", 0))));
+        note("cli is refused", is_refused(attempt!("cli", 0)));
         // SAFETY: as above.
         unsafe { libc::iopl(0) };
     }
@@ -53,13 +58,18 @@ pub(crate) fn ports(digest: &mut Digest) -> Outcome {
         let refused = unsafe {
             libc::setuid(65534) == 0 && libc::iopl(3) == -1 && libc::ioperm(0x80, 1, 1) == -1
         };
-        i32::from(!refused || !general(port()))
+        i32::from(!refused || !is_refused(port()))
     })?;
     let ended = sys::wait(child)?;
     if ended != Ended::Exit(0) {
         return Err(format!("another user had ports: {ended:?}"));
     }
     Ok(())
+}
+
+/// Whether it was a general protection fault.
+fn is_refused(fault: Option<Fault>) -> bool {
+    fault.is_some_and(|fault| (fault.signal, fault.trap) == (11, 13))
 }
 
 /// What all CPUs say of themselves is the same, but for which one it is.
