@@ -5,6 +5,7 @@
 
 mod header;
 mod notes;
+mod section;
 
 use std::ops::Range;
 
@@ -95,6 +96,7 @@ pub struct Elf {
     entry: u64,
     segments: Vec<Segment>,
     notes: Vec<Note>,
+    xen_guest: Option<Vec<u8>>,
     pvh_entry: Option<u32>,
 }
 
@@ -130,6 +132,7 @@ impl Elf {
             wide: header.wide,
             entry: header.entry,
             segments,
+            xen_guest: section::xen_guest(file, &header),
             notes,
             pvh_entry,
         })
@@ -157,6 +160,12 @@ impl Elf {
     #[must_use]
     pub fn notes(&self) -> &[Note] {
         &self.notes
+    }
+
+    /// What old kernels have instead of notes: the section `__xen_guest`, at most 4096 bytes of it.
+    #[must_use]
+    pub fn xen_guest(&self) -> Option<&[u8]> {
+        self.xen_guest.as_deref()
     }
 
     /// The 32-bit PVH entry point, if the kernel names one: a guest-physical address in one of the segments.

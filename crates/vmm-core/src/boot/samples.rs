@@ -21,6 +21,8 @@ pub(super) struct SampleElf {
     pub segments: Vec<SampleSegment>,
     /// Name with its end, type, descriptor.
     pub notes: Vec<(Vec<u8>, u32, Vec<u8>)>,
+    /// The section `__xen_guest`, where there is one.
+    pub xen_guest: Option<Vec<u8>>,
 }
 
 impl SampleElf {
@@ -39,6 +41,7 @@ impl SampleElf {
                 (b"Xen\0".to_vec(), 6, b"linux\0".to_vec()),
                 (b"Xen\0".to_vec(), 18, 0x10_0000u64.to_le_bytes().to_vec()),
             ],
+            xen_guest: None,
         }
     }
 
@@ -110,8 +113,30 @@ impl SampleElf {
         assert_eq!(file.len() as u64, header);
         file.extend(table);
         file.extend(data);
+        if let Some(text) = &self.xen_guest {
+            add_section(&mut file, text);
+        }
         file
     }
+}
+
+/// Adds a table of two sections to a 64-bit file: their names, and `__xen_guest`.
+fn add_section(file: &mut Vec<u8>, text: &[u8]) {
+    let names = file.len() as u64;
+    file.extend(b"\0__xen_guest\0");
+    let at = file.len() as u64;
+    file.extend(text);
+    let table = file.len() as u64;
+    for (name, at, bytes) in [(0_u32, names, 13), (1, at, text.len() as u64)] {
+        let mut section = name.to_le_bytes().to_vec();
+        section.resize(0x18, 0);
+        section.extend(at.to_le_bytes());
+        section.extend(bytes.to_le_bytes());
+        section.resize(64, 0);
+        file.extend(section);
+    }
+    file[0x28..0x30].copy_from_slice(&table.to_le_bytes());
+    file[0x3a..0x40].copy_from_slice(&[64, 0, 2, 0, 0, 0]);
 }
 
 fn note((name, kind, desc): &(Vec<u8>, u32, Vec<u8>)) -> Vec<u8> {

@@ -105,7 +105,12 @@ impl PvKernel {
     /// [`PvError`] where it is no PV kernel, or asks for what is not served.
     pub fn of(image: &KernelImage) -> Result<Self, PvError> {
         let elf = image.elf();
-        let notes = Notes(elf.notes());
+        let legacy;
+        let mut notes = Notes(elf.notes());
+        if !notes.any_of_pv() {
+            legacy = super::legacy::notes(elf.xen_guest().unwrap_or_default());
+            notes = Notes(&legacy);
+        }
         if !notes.any_of_pv() {
             return Err(PvError::NotPv);
         }

@@ -12,6 +12,7 @@ mod frames;
 mod initrd;
 mod kernel;
 mod layout;
+mod legacy;
 mod load;
 mod monitor;
 mod tables;

@@ -45,6 +45,7 @@ fn linux() -> SampleElf {
             note(XEN_ELFNOTE_INIT_P2M, INIT_P2M),
             note(XEN_ELFNOTE_MOD_START_PFN, 1),
         ],
+        xen_guest: None,
     }
 }
 

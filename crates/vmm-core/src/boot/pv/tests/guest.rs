@@ -163,3 +163,45 @@ fn memory_on_both_sides_of_the_hole_is_one_to_the_guest() {
         assert_eq!(built.memory.read_obj::<u8>(at).unwrap(), 3);
     }
 }
+
+#[test]
+fn kernels_from_before_the_notes_are_started_too() {
+    let mut old = plain();
+    old.notes.clear();
+    old.segments[0].paddr += VIRT_BASE;
+    old.segments[1].paddr += VIRT_BASE;
+    let text = format!(
+        "GUEST_OS=linux,XEN_VER=xen-3.0,VIRT_BASE={VIRT_BASE:#x},VIRT_ENTRY={:#x},HYPERCALL_PAGE=0x1001,LOADER=generic",
+        VIRT_BASE + 0x100_0010
+    );
+    old.xen_guest = Some(text.into_bytes());
+    let built = build(&old, &[], 0x4000, 0x200);
+    assert_eq!(built.entry.rip, VIRT_BASE + 0x100_0010);
+    assert_eq!(
+        peek::<2>(&built.memory, built.entry.l4, built.entry.rip),
+        [0xc3; 2]
+    );
+    let page = VIRT_BASE + 0x100_1000;
+    assert_eq!(peek::<4>(&built.memory, built.entry.l4, page), [0x5b; 4]);
+    assert_eq!(built.info.mod_start, 0);
+}
+
+/// As `grub-mkimage -O x86_64-xen` makes them: everything at 0, both segments code and writable.
+#[test]
+fn grub_is_a_kernel() {
+    let mut grub = plain();
+    grub.segments[0].paddr = 0;
+    grub.segments[1].paddr = 0x40_0000;
+    grub.notes = [
+        (6, b"GRUB\0".to_vec()),
+        (8, b"generic\0".to_vec()),
+        (5, b"xen-3.0\0".to_vec()),
+    ]
+    .into_iter()
+    .chain([(1, vec![0; 8]), (3, vec![0; 8])])
+    .map(|(kind, value)| (b"Xen\0".to_vec(), kind, value))
+    .collect();
+    let built = build(&grub, &[], 0x4000, 0x200);
+    assert_eq!((built.entry.rip, built.layout.address(0)), (0, 0));
+    assert_eq!(peek::<2>(&built.memory, built.entry.l4, 0), [0xc3; 2]);
+}
