@@ -14,9 +14,7 @@ impl BootInfo {
     /// Whether a frame is of the guest's own memory, which is all in the direct map.
     #[must_use]
     pub fn is_ram(&self, mfn: u64) -> bool {
-        mfn >= self.first_guest_mfn
-            && mfn < self.max_mfn
-            && self.ram.iter().any(|frames| frames.contain(mfn))
+        self.ram.iter().any(|frames| frames.contain(mfn))
     }
 
     /// Whether the guest may map a frame: its memory, and what the host shares with it.

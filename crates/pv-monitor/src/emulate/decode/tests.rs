@@ -193,6 +193,16 @@ fn operands_in_memory() {
             ..none
         }
     );
+    // (%rax,%r12): 4 is no index, 12 is one
+    let index = Some((12, 0));
+    assert_eq!(
+        page(&[0x42, 0x0f, 0x01, 0x3c, 0x20]),
+        Address {
+            base: Some(0),
+            index,
+            ..none
+        }
+    );
     // -8(%rbp); 0x12345678(%rax); 0x1000(%rip); fs:0x10
     assert_eq!(
         page(&[0x0f, 0x01, 0x7d, 0xf8]),

@@ -195,6 +195,13 @@ fn a_local_table_that_may_not_be_changes_nothing() {
             "{entries} at {address:#x}"
         );
     }
+    // Mapped, but not the guest's memory; not mapped any more.
+    for entry in [SPECIAL.start << 12 | 0x63, 1 << 12 | 0x63, 111 << 12 | 0x62] {
+        let slot = guest.machine.map(LDT, 111);
+        guest.machine.put(slot, &[entry]);
+        let result = ops(&mut guest, &[(MMUEXT_SET_LDT, LDT, 1)]);
+        assert_eq!(result, (error(Errno::EINVAL), 0), "{entry:#x}");
+    }
     assert_eq!(guest.asked(), []);
     assert_eq!(guest.machine.window_entry(0, 16), 0);
 }

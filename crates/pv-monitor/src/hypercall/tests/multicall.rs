@@ -53,8 +53,9 @@ fn each_call_has_a_result_of_its_own() {
     );
 }
 
+/// XSA-213: `iret` in a multicall changed the mode under the calls behind it.
 #[test]
-fn neither_a_multicall_nor_iret_is_in_a_multicall() {
+fn xsa_213_neither_a_multicall_nor_iret_is_in_a_multicall() {
     let mut guest = Guest::new();
     let (result, results) = multicall(
         &mut guest,

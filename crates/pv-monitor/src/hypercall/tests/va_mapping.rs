@@ -92,6 +92,20 @@ fn a_walk_does_not_follow_entries_out_of_the_guests_memory() {
 }
 
 #[test]
+fn a_large_page_has_no_level_1_entry() {
+    let mut guest = Guest::new();
+    let address = 0x100_0000_0000;
+    let slot = guest.machine.map(address, 110);
+    assert_eq!(update(&mut guest, address, ENTRY, 0), 0);
+    // The level-2 entry as one of a large page, of which its table would be the first frame.
+    let level_2 = (guest.machine.free_frame() - 2) << 12;
+    let entry = guest.word(level_2);
+    assert_eq!(entry >> 12, slot >> 12);
+    guest.machine.put(level_2, &[entry | 0x80]);
+    assert_eq!(update(&mut guest, address, ENTRY, 0), error(Errno::EINVAL));
+}
+
+#[test]
 fn of_another_domain_nothing_is_mapped() {
     let mut guest = Guest::new();
     let call = |guest: &mut Guest, domain| {

@@ -97,7 +97,7 @@ fn its_state_is_what_the_context_says() {
 }
 
 #[test]
-fn each_field_of_a_context_is_checked() {
+fn xsa_296_each_field_of_a_context_is_checked() {
     type Spoil = fn(&mut VcpuGuestContext);
     let break_one: [(&str, Spoil); 15] = [
         ("rip", |c| c.user_regs.rip = 1 << 47),
@@ -113,7 +113,10 @@ fn each_field_of_a_context_is_checked() {
         ("kernel table", |c| c.ctrlreg[3] = 1 << 12),
         ("user table", |c| c.ctrlreg[1] = HOLE.start << 12),
         ("gdt frame", |c| c.gdt_frames[0] = 2),
-        ("gdt entries", |c| c.gdt_ents = 14 * 512 + 1),
+        ("gdt entries", |c| {
+            c.gdt_frames = [110; 16];
+            c.gdt_ents = 14 * 512 + 1;
+        }),
         ("ldt", |c| c.ldt_ents = 1),
     ];
     for (what, spoil) in break_one {
@@ -127,6 +130,15 @@ fn each_field_of_a_context_is_checked() {
         );
         assert_eq!(guest.asked(), [], "{what}");
     }
+}
+
+#[test]
+fn a_context_is_checked_before_anything_is_loaded() {
+    let boot = TestMachine::new().boot;
+    assert_eq!(crate::start::check(&context(), &boot), Ok(()));
+    let mut bad = context();
+    bad.ctrlreg[3] = 1 << 12;
+    assert_eq!(crate::start::check(&bad, &boot), Err(Errno::EINVAL));
 }
 
 #[test]
