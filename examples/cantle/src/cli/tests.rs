@@ -189,3 +189,13 @@ fn a_file_and_options_that_describe_a_guest_exclude_each_other() {
     }
     assert!(guest(&[]).is_err());
 }
+
+#[test]
+fn a_guest_is_pv_where_it_is_asked_for() {
+    let kind = |args: &[&str]| guest(&[&["--kernel", "k"], args].concat()).map(|g| g.config.kind);
+    assert_eq!(kind(&[]), Ok(GuestKind::Pvh));
+    assert_eq!(kind(&["--type", "pv"]), Ok(GuestKind::Pv));
+    assert!(kind(&["--type", "hvm"]).is_err());
+    // A file says it itself.
+    assert!(guest(&["guest.cfg", "--type", "pv"]).is_err());
+}

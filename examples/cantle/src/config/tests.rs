@@ -163,3 +163,22 @@ fn limits_of_grants_are_read_and_kept() {
         assert_eq!(said, (3, format!("{key}: {message}")));
     }
 }
+
+#[test]
+fn a_guest_is_pv_by_its_type_or_its_builder() {
+    let with = |lines: &str| {
+        let text = format!("name = 'a'\nkernel = 'k'\n{lines}\n");
+        parse(&text).map(|guest| guest.config.kind)
+    };
+    assert_eq!(with(""), Ok(GuestKind::Pvh));
+    assert_eq!(with("type = 'pv'"), Ok(GuestKind::Pv));
+    assert_eq!(with("builder = 'generic'"), Ok(GuestKind::Pv));
+    assert_eq!(with("builder = 'linux'"), Ok(GuestKind::Pv));
+    for refused in [
+        "type = 'hvm'",
+        "builder = 'hvm'",
+        "type = 'pv'\nbuilder = 'generic'",
+    ] {
+        assert!(with(refused).is_err(), "{refused}");
+    }
+}
