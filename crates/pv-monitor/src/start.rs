@@ -6,7 +6,7 @@ use cantle_abi::pv::{TrapInfo, VGCF_syscall_disables_events, VcpuGuestContext};
 use crate::hypercall::address_is_canonical;
 use crate::interface::BootInfo;
 use crate::regs::Regs;
-use crate::vcpu::{Callback, Trap, Vcpu};
+use crate::vcpu::{Callback, Ports, Trap, Vcpu};
 
 /// rflags that a guest may choose for itself: all but IOPL, IF, NT, VM, VIF, VIP and what is reserved.
 pub const GUEST_RFLAGS: u64 = 0x0025_0dd5;
@@ -99,6 +99,7 @@ pub fn apply(context: &VcpuGuestContext, vcpu: &mut Vcpu) -> Start {
     // As Xen: what Linux asks for by a call on its first vCPU it says here of the others.
     let [_, flags, ..] = context.user_regs.rflags.to_le_bytes();
     vcpu.iopl = flags >> 4 & 3;
+    vcpu.ports = Ports::default();
     let from = &context.user_regs;
     Start {
         regs: Regs {

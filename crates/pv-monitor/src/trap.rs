@@ -35,7 +35,6 @@ pub fn exception<M: Machine + Mode>(machine: &mut M, vcpu: &mut Vcpu, regs: &mut
         PAGE_FAULT => page_fault(machine, vcpu, regs),
         GENERAL_PROTECTION if regs.error & 2 != 0 => software_interrupt(vcpu, regs),
         // A selector may be its reason, too: the kernel's own, which Xen would give another ring than there is here.
-        GENERAL_PROTECTION if !vcpu.in_kernel => Next::Raise(vector, error),
         GENERAL_PROTECTION | INVALID_OPCODE => emulate::privileged(machine, vcpu, regs),
         NO_FPU => {
             // As Xen: the guest may use it from here on.

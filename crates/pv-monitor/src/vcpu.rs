@@ -26,6 +26,16 @@ pub struct Trap {
     pub masks_events: bool,
 }
 
+/// Ports that programs may use (`PHYSDEVOP_set_iobitmap`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Ports {
+    /// The address of the bitmap in the kernel's memory, which is read when it is needed; a bit that is 0 allows a port.
+    pub bitmap: u64,
+    /// The bits that it has.
+    pub count: u32,
+}
+
 /// What the guest has told of a vCPU, and what the monitor has to remember of it. Only the vCPU itself uses it, but for `shared`.
 #[derive(Debug)]
 #[repr(C)]
@@ -68,6 +78,8 @@ pub struct Vcpu {
     pub debug: [u64; 8],
     /// The ring up to which ports may be used (`PHYSDEVOP_set_iopl`).
     pub iopl: u8,
+    /// The ports that programs may use all the same.
+    pub ports: Ports,
     /// Switched off by `VCPUOP_down`, or never on.
     pub down: bool,
 }
@@ -117,6 +129,10 @@ impl Vcpu {
             cr4: 0,
             debug: [0; 8],
             iopl: 0,
+            ports: Ports {
+                bitmap: 0,
+                count: 0,
+            },
             down: true,
         }
     }

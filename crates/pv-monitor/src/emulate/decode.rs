@@ -140,15 +140,18 @@ fn one_byte(code: &mut Code<'_>, prefixes: Prefixes, opcode: u8) -> Option<Instr
             port: Port::Number(code.byte()?),
             size,
         },
-        0xe6 | 0xe7 => {
-            code.byte()?;
-            Instruction::Out
-        }
+        0xe6 | 0xe7 => Instruction::Out {
+            port: Port::Number(code.byte()?),
+            size,
+        },
         0xec | 0xed => Instruction::In {
             port: Port::Dx,
             size,
         },
-        0xee | 0xef => Instruction::Out,
+        0xee | 0xef => Instruction::Out {
+            port: Port::Dx,
+            size,
+        },
         0xf4 => Instruction::Halt,
         0xfa | 0xfb => Instruction::InterruptFlag,
         _ => return None,

@@ -95,7 +95,12 @@ pub enum Instruction {
         size: u8,
     },
     /// `out`.
-    Out,
+    Out {
+        /// To where.
+        port: Port,
+        /// Bytes: 1, 2 or 4.
+        size: u8,
+    },
     /// `swapgs`.
     SwapGs,
     /// `xsetbv`.
@@ -115,6 +120,14 @@ pub enum Instruction {
         /// Bytes dropped behind them.
         dropped: u16,
     },
+}
+
+impl Instruction {
+    /// Whether it uses a port.
+    #[must_use]
+    pub const fn is_of_ports(&self) -> bool {
+        matches!(self, Self::In { .. } | Self::Out { .. })
+    }
 }
 
 /// An instruction, and how long it is in bytes.

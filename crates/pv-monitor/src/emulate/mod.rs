@@ -13,6 +13,7 @@ pub mod cpuid;
 pub mod decode;
 pub mod instruction;
 mod msr;
+mod ports;
 pub mod registers;
 
 #[cfg(test)]
@@ -34,12 +35,15 @@ const GENERAL_PROTECTION: u8 = 13;
 const FLAT_KERNEL_CS: u64 = 0xe033;
 
 /// What becomes of a `#GP` or `#UD` of the guest, whose registers are at the instruction: the kernel's privileged instructions are emulated,
-/// and `cpuid` wherever it comes with the prefix that asks for it. The error code does not matter (a selector may be its reason too); of
+/// programs' use of ports, and `cpuid` wherever it comes with the prefix that asks for it. The error code does not matter (a selector may be its reason too); of
 /// `int` the caller knows.
 pub fn privileged<M: Machine>(machine: &mut M, vcpu: &mut Vcpu, regs: &mut Regs) -> Next {
     let vector = regs.vector.to_le_bytes()[0];
     let emulated = fetch(machine, regs.rip)
-        .filter(|decoded| decoded.forced || vcpu.in_kernel && vector == GENERAL_PROTECTION)
+        .filter(|decoded| {
+            let trapped = vcpu.in_kernel || decoded.instruction.is_of_ports();
+            decoded.forced || trapped && vector == GENERAL_PROTECTION
+        })
         .and_then(|decoded| execute(machine, vcpu, regs, decoded));
     if emulated.is_some() {
         regs.rflags &= !RESUME_FLAG;
@@ -115,15 +119,11 @@ fn execute<M: Machine>(
         }
         // Events are masked by other means, and caches are the host's. Linux does `cli` before it has asked for any ring's rights.
         Instruction::InterruptFlag | Instruction::Caches => {}
-        // The kernel may use all ports, as in Xen (where its ring counts as 0). Nothing is there.
-        Instruction::In { size, .. } => {
-            regs.rax = match size {
-                1 => regs.rax | 0xff,
-                2 => regs.rax | 0xffff,
-                _ => 0xffff_ffff,
-            };
+        Instruction::In { port, size } => {
+            ports::may_use(machine, vcpu, regs, port, size)?;
+            ports::read(regs, size);
         }
-        Instruction::Out => {}
+        Instruction::Out { port, size } => ports::may_use(machine, vcpu, regs, port, size)?,
         Instruction::SwapGs => {
             let kernel = machine.read_msr(msr::GS_BASE)?;
             let user = machine.read_msr(msr::KERNEL_GS_BASE)?;

@@ -4,6 +4,7 @@ use crate::test_utils::{Asked, L4, TestMachine};
 use proptest::prelude::*;
 
 mod msr;
+mod ports;
 mod returns;
 
 const CODE: u64 = 0xffff_ffff_8100_0000;
@@ -169,22 +170,6 @@ fn tables_are_loaded_with_the_monitor_in_them() {
         guest.regs.rax = table;
         guest.fails(&[0x0f, 0x22, 0xd8]);
     }
-}
-
-#[test]
-fn ports_are_empty_and_the_kernels() {
-    let mut guest = Guest::new();
-    assert_eq!(guest.vcpu.iopl, 0);
-    guest.regs.rax = 0x1122_3344_5566_7788;
-    guest.run(&[0xec]);
-    assert_eq!(guest.regs.rax, 0x1122_3344_5566_77ff);
-    guest.run(&[0x66, 0xed]);
-    assert_eq!(guest.regs.rax, 0x1122_3344_5566_ffff);
-    guest.run(&[0xe5, 0x70]);
-    assert_eq!(guest.regs.rax, 0xffff_ffff);
-    guest.run(&[0xe6, 0x80]);
-    guest.run(&[0xfb]);
-    assert_eq!(guest.machine.take_asked(), []);
 }
 
 #[test]

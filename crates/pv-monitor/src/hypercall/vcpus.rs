@@ -13,7 +13,7 @@ use crate::descriptors;
 use crate::hardware::Machine;
 use crate::start;
 use crate::tables::prepare_l4;
-use crate::vcpu::Vcpu;
+use crate::vcpu::{Ports, Vcpu};
 
 /// Ports there are.
 const PORTS: u32 = 65536;
@@ -130,12 +130,15 @@ pub(super) fn physdev_op<M: Machine>(
                 .filter(|iopl| *iopl <= 3)
                 .ok_or(Errno::EINVAL)?;
         }
-        // No port has anything behind it: it does not matter which are allowed.
         Ok(PHYSDEVOP_set_iobitmap) => {
             let wanted: PhysdevSetIobitmap = read(machine, argument)?;
             if wanted.nr_ports > PORTS {
                 return Err(Errno::EINVAL);
             }
+            vcpu.ports = Ports {
+                bitmap: wanted.bitmap,
+                count: wanted.nr_ports,
+            };
         }
         Ok(_) => return Ok(machine.forward(__HYPERVISOR_physdev_op, arguments)),
         Err(_) => return Err(Errno::ENOSYS),

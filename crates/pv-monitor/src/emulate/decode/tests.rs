@@ -149,14 +149,14 @@ fn ports_of_all_sizes() {
             size: 4
         }
     );
-    for bytes in [
-        &[0xe6, 0x80][..],
-        &[0xe7, 0x80],
-        &[0xee],
-        &[0xef],
-        &[0x66, 0xef],
+    for (bytes, port, size) in [
+        (&[0xe6, 0x80][..], Port::Number(0x80), 1),
+        (&[0xe7, 0x80], Port::Number(0x80), 4),
+        (&[0xee], Port::Dx, 1),
+        (&[0xef], Port::Dx, 4),
+        (&[0x66, 0xef], Port::Dx, 2),
     ] {
-        assert_eq!(whole(bytes), Instruction::Out);
+        assert_eq!(whole(bytes), Instruction::Out { port, size });
     }
 }
 

@@ -273,6 +273,8 @@ fn ports_are_asked_for() {
         );
         assert_eq!(call(&mut guest, PHYSDEVOP_set_iobitmap), result);
     }
+    let ports = guest.vcpu.ports;
+    assert_eq!((ports.bitmap, ports.count), (NOWHERE, 65536));
 }
 
 #[test]
