@@ -123,9 +123,6 @@ pub trait Processor {
     /// Writes a debug register: 0 to 3, 6 or 7.
     fn set_debug(&mut self, register: u8, value: u64);
 
-    /// `xgetbv` of register 0.
-    fn xcr0(&mut self) -> u64;
-
     /// `xsetbv` of register 0; `None` where the processor refuses.
     fn set_xcr0(&mut self, value: u64) -> Option<()>;
 }

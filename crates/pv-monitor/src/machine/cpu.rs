@@ -117,13 +117,6 @@ pub(super) fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     [found.eax, found.ebx, found.ecx, found.edx]
 }
 
-/// `xgetbv` of register 0; the processor has it where CR4.OSXSAVE is set.
-pub(super) fn read_xcr0() -> u64 {
-    let (low, high): (u32, u32);
-    instruction!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
-    u64::from(low) | u64::from(high) << 32
-}
-
 /// ds, es, fs, gs.
 pub(super) fn data_segments() -> [u64; 4] {
     let (ds, es, fs, gs): (u32, u32, u32, u32);

@@ -192,10 +192,6 @@ impl Processor for Here {
         cpu::write_debug(register, value);
     }
 
-    fn xcr0(&mut self) -> u64 {
-        cpu::read_xcr0()
-    }
-
     fn set_xcr0(&mut self, value: u64) -> Option<()> {
         cpu::write_xcr0(value)
     }

@@ -130,10 +130,6 @@ impl Processor for TestMachine {
         self.asked.push(Asked::SetDebug(register, value));
     }
 
-    fn xcr0(&mut self) -> u64 {
-        1
-    }
-
     fn set_xcr0(&mut self, value: u64) -> Option<()> {
         self.asked.push(Asked::SetXcr0(value));
         // x87 cannot be switched off.
