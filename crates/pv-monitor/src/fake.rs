@@ -106,7 +106,8 @@ impl Processor for Fake {
         self.task_switched = on;
     }
     fn set_cr4(&mut self, _guest_bits: u64) {}
-    fn set_debug(&mut self, _register: u8, _value: u64) {}    fn set_xcr0(&mut self, _value: u64) -> Option<()> {
+    fn set_debug(&mut self, _register: u8, _value: u64) {}
+    fn set_xcr0(&mut self, _value: u64) -> Option<()> {
         None
     }
 }
