@@ -147,10 +147,20 @@ impl Harness {
     /// As [`new`](Self::new).
     #[must_use]
     pub fn pv() -> Option<Self> {
+        Self::pv_with_console(null())
+    }
+
+    /// As [`pv`](Self::pv), with its console going to `output`.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new).
+    #[must_use]
+    pub fn pv_with_console(output: OwnedFd) -> Option<Self> {
         Self::make(
             GUEST,
             &Arc::new(Tables::new()),
-            null(),
+            output,
             &small_grants(2),
             Kind::Pv,
         )

@@ -2,6 +2,7 @@
 
 pub(crate) mod cpuid;
 pub(crate) mod delivery;
+mod dump;
 pub(crate) mod grace;
 mod probe;
 pub(crate) mod pv;

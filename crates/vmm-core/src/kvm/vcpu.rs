@@ -15,6 +15,7 @@ use kvm_bindings::{
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
+use super::dump;
 use super::pv::{self, MonitorEntry};
 use super::vm::HYPERCALL_MSR;
 use crate::boot::Entry;
@@ -356,7 +357,12 @@ pub(crate) fn run(mut fd: VcpuFd, id: VcpuId, domain: &Arc<Domain>) {
             After::Reset => {}
             After::PortCall => port_call(&mut fd, id, domain),
             After::XenCall => xen_call(&mut fd, id, domain),
-            After::End(end) => domain.end(with_registers(end, &fd, id)),
+            After::End(end) => {
+                if domain.pv.is_some() && matches!(end, End::Crash(_)) {
+                    dump::to_console(&fd, id, domain);
+                }
+                domain.end(with_registers(end, &fd, id));
+            }
         }
         if !handle.has_run() && has_started(&fd) {
             handle.has_run.store(true, Ordering::Relaxed);
