@@ -8,6 +8,7 @@ use super::va_mapping::read_set;
 use super::{Arguments, Outcome, batch, entry_at, read};
 use crate::descriptors::{LDT_ENTRIES, pages, set_ldt};
 use crate::hardware::{Flush, Machine, VcpuSet};
+use crate::interface::FLAG_ONE_ADDRESS_SPACE;
 use crate::tables::{frame_at, is_loaded, load_kernel, prepare_l4};
 use crate::vcpu::Vcpu;
 use crate::writable;
@@ -56,8 +57,11 @@ fn one<M: Machine>(machine: &mut M, vcpu: &mut Vcpu, op: MmuextOp) -> Result<(),
         }
         MMUEXT_NEW_BASEPTR => return load_kernel(machine, vcpu, op.arg1),
         MMUEXT_NEW_USER_BASEPTR => {
-            if op.arg1 != 0 {
-                prepare_l4(machine, op.arg1)?;
+            let kept_only = machine.boot().flags & FLAG_ONE_ADDRESS_SPACE != 0;
+            match op.arg1 {
+                0 => {}
+                mfn if kept_only => check_ram(machine, mfn)?,
+                mfn => prepare_l4(machine, mfn)?,
             }
             vcpu.user_l4 = op.arg1;
         }

@@ -48,6 +48,18 @@ fn a_programs_table_is_kept_and_not_loaded() {
     assert_eq!(guest.asked(), []);
     assert_eq!(ops(&mut guest, &[(MMUEXT_NEW_USER_BASEPTR, 0, 0)]), (0, 1));
     assert_eq!(guest.vcpu.user_l4, 0);
+
+    // Where programs run on the kernel's tables it is never loaded, and has no need of the monitor.
+    guest.machine.boot.flags = crate::interface::FLAG_ONE_ADDRESS_SPACE;
+    let other = TABLE + 1;
+    assert_eq!(
+        ops(&mut guest, &[(MMUEXT_NEW_USER_BASEPTR, other, 0)]),
+        (0, 1)
+    );
+    assert_eq!(guest.vcpu.user_l4, other);
+    assert_eq!(monitors_slots(&guest, other), [0; 3]);
+    let result = ops(&mut guest, &[(MMUEXT_NEW_USER_BASEPTR, 1, 0)]);
+    assert_eq!(result, (error(Errno::EINVAL), 0));
 }
 
 #[test]
