@@ -3,7 +3,7 @@
 use cantle_abi::Errno;
 use cantle_abi::physdev::*;
 use cantle_abi::pv::*;
-use cantle_abi::sched::{SCHEDOP_block, SCHEDOP_yield};
+use cantle_abi::sched::SCHEDOP_block;
 use cantle_abi::vcpu::*;
 use cantle_abi::version::XENVER_version;
 use cantle_abi::xen::*;
@@ -90,7 +90,8 @@ fn register_vcpu_info<M: Machine>(
     Ok(result)
 }
 
-/// `sched_op(command, argument)`.
+/// `sched_op(command, argument)`. Yielding is the host's as well: GRUB does nothing else while it waits for its disk, whose back end may be behind
+/// the vCPU on the same processor.
 ///
 /// # Errors
 /// Those of the host, for what it serves.
@@ -101,8 +102,6 @@ pub(super) fn sched_op<M: Machine>(
 ) -> Outcome {
     let [command, ..] = arguments;
     match u32::try_from(command) {
-        // The host schedules threads: it does not need to be told.
-        Ok(SCHEDOP_yield) => DONE,
         Ok(SCHEDOP_block) => {
             machine.block(vcpu);
             DONE
