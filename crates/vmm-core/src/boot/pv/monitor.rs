@@ -8,19 +8,22 @@
 //!  2 MiB   the guest's memory
 //! ```
 
+mod image;
+mod m2p;
+mod tables;
+
 use cantle_abi::{PAGE_SHIFT, PAGE_SIZE};
 use cantle_pv_monitor::interface::{
-    BOOT_INFO, BootInfo, DIRECT_MAP, Frames, IMAGE_LIMIT, M2P_BASE, MAGIC, MAX_VCPUS, MONITOR_BASE,
-    RESERVED_GDT_PAGE, SHARED_GDT, VCPU_AREA_SIZE, VCPU_GUARD, VERSION, WINDOW_SIZE, WINDOWS,
-    vcpu_area, window,
+    BootInfo, Frames, MAGIC, MAX_VCPUS, MONITOR_BASE, RESERVED_GDT_PAGE, VCPU_AREA_SIZE,
+    VCPU_GUARD, VERSION, WINDOW_SIZE, WINDOWS,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use zerocopy::IntoBytes;
 
 use super::frames::PvFrames;
 use super::load::PvEntry;
-use super::tables::{A, D, NX, P, PS, PageTables, RW};
-use crate::boot::elf::{Elf, ElfError, Segment};
+use crate::boot::elf::{Elf, ElfError};
+use tables::DATA;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 /// A large page, in bytes and in frames.
@@ -30,12 +33,6 @@ const LARGE_FRAMES: u64 = LARGE >> PAGE_SHIFT;
 const DIRECT_LIMIT: u64 = 512 << 30;
 /// Windows whose pages are in one table of the last level.
 const WINDOWS_PER_TABLE: u32 = 16;
-
-/// An entry that leads to a table of the monitor's: none of it is for user mode.
-const INNER: u64 = P | RW | A;
-const DATA: u64 = P | RW | A | D | NX;
-const CONSTANT: u64 = P | A | NX;
-const CODE: u64 = P | A;
 
 /// Why there can be no monitor.
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +113,7 @@ impl MonitorLayout {
         shared_info: u64,
     ) -> Result<Self, MonitorError> {
         let elf = Elf::parse(image)?;
-        check(&elf)?;
+        image::check(&elf)?;
         if vcpus > MAX_VCPUS {
             let (what, most) = ("vCPUs", u64::from(MAX_VCPUS));
             return Err(MonitorError::Limit { what, most });
@@ -286,81 +283,6 @@ impl MonitorLayout {
             start_l4: start.entry.l4,
         }
     }
-
-    /// The guest's pages by frame; all other frames have none (all ones, as in Xen).
-    fn write_m2p(&self, memory: &GuestMemoryMmap<()>) -> Result<(), MonitorError> {
-        /// Entries written at a time.
-        const PIECE: u64 = 1 << 16;
-        let [low, high] = self.guest.pieces();
-        let pfn = |mfn: u64| {
-            if (low.start..low.end).contains(&mfn) {
-                mfn - low.start
-            } else if (high.start..high.end).contains(&mfn) {
-                mfn - high.start + (low.end - low.start)
-            } else {
-                u64::MAX
-            }
-        };
-        let end = self.guest.end();
-        let mut first = 0;
-        while first < end {
-            let last = end.min(first + PIECE);
-            let bytes: Vec<u8> = (first..last)
-                .flat_map(|mfn| pfn(mfn).to_le_bytes())
-                .collect();
-            memory.write_slice(&bytes, GuestAddress(self.m2p() + first * 8))?;
-            first = last;
-        }
-        Ok(())
-    }
-
-    fn page_tables(&self) -> PageTables<impl Fn(u64) -> u64> {
-        let first = self.tables.start;
-        let mut tables = PageTables::new(move |number| first + number, INNER);
-        for (address, frame) in (0..).zip(self.m2p.start..self.m2p.end).step_by(512) {
-            let entry = frame << PAGE_SHIFT | CONSTANT | D | PS;
-            tables.set(M2P_BASE + (address << PAGE_SHIFT), 2, entry);
-        }
-        for segment in self.elf.segments() {
-            self.map_segment(&mut tables, segment);
-        }
-        tables.map(BOOT_INFO, self.boot_info, CONSTANT);
-        tables.map(SHARED_GDT, self.shared_gdt, DATA);
-        for vcpu in 0..self.vcpus {
-            for page in 0..VCPU_AREA_SIZE / PAGE {
-                if let Some(at) = self.area_page(vcpu, page) {
-                    tables.map(vcpu_area(vcpu) + page * PAGE, at >> PAGE_SHIFT, DATA);
-                }
-            }
-        }
-        for (table, vcpu) in
-            (self.windows.start..self.windows.end).zip((0..).step_by(WINDOWS_PER_TABLE as usize))
-        {
-            tables.set(window(vcpu), 2, table << PAGE_SHIFT | INNER);
-        }
-        for large in 0..self.guest.end().div_ceil(LARGE_FRAMES) {
-            let at = large * LARGE;
-            tables.set(DIRECT_MAP + at, 2, at | DATA | PS);
-        }
-        let at = DIRECT_MAP + (self.shared_info << PAGE_SHIFT);
-        // Above the hole it is, in the direct map's eyes, memory already.
-        if self.shared_info >= self.guest.end() {
-            tables.map(at, self.shared_info, DATA);
-        }
-        tables
-    }
-
-    fn map_segment<F: Fn(u64) -> u64>(&self, tables: &mut PageTables<F>, segment: &Segment) {
-        let flags = match (segment.executable, segment.writable) {
-            (true, _) => CODE,
-            (false, true) => DATA,
-            (false, false) => CONSTANT,
-        };
-        for address in (segment.vaddr..segment.vaddr + segment.size).step_by(PAGE_SIZE) {
-            let frame = self.image.start + ((address - MONITOR_BASE) >> PAGE_SHIFT);
-            tables.map(address, frame, flags);
-        }
-    }
 }
 
 /// Frames of a vCPU's area: all of its pages but the guard page.
@@ -370,43 +292,3 @@ const _: () = {
     assert!(WINDOW_SIZE / PAGE * WINDOWS_PER_TABLE as u64 == 512);
     assert!(WINDOWS.is_multiple_of(LARGE));
 };
-
-/// The image's segments are where they may be, and none is both code and writable; it begins in code.
-fn check(elf: &Elf) -> Result<(), MonitorError> {
-    let refuse = |address, size, problem| {
-        Err(MonitorError::Image {
-            address,
-            size,
-            problem,
-        })
-    };
-    let mut begins_in_code = false;
-    for segment in elf.segments() {
-        let (address, size) = (segment.vaddr, segment.size);
-        let end = address.saturating_add(size);
-        if address < MONITOR_BASE || end > MONITOR_BASE + IMAGE_LIMIT {
-            return refuse(address, size, "is not where the monitor is");
-        }
-        if !address.is_multiple_of(PAGE) {
-            return refuse(address, size, "does not begin with a page");
-        }
-        if segment.executable && segment.writable {
-            return refuse(address, size, "is both code and writable");
-        }
-        begins_in_code |= segment.executable && (address..end).contains(&elf.entry());
-        let pages = |s: &Segment| s.vaddr / PAGE..(s.vaddr + s.size).div_ceil(PAGE);
-        let mut others = elf.segments().iter().filter(|s| *s != segment);
-        let shares = |s: &Segment| {
-            s.vaddr >= address && s.vaddr < MONITOR_BASE + IMAGE_LIMIT && {
-                pages(s).start < pages(segment).end
-            }
-        };
-        if others.any(shares) {
-            return refuse(address, size, "shares a page with another segment");
-        }
-    }
-    if !begins_in_code {
-        return refuse(elf.entry(), 0, "is its entry, and no code");
-    }
-    Ok(())
-}
