@@ -121,7 +121,7 @@ fn execute<M: Machine>(
         Instruction::InterruptFlag | Instruction::Caches => {}
         Instruction::In { port, size } => {
             ports::may_use(machine, vcpu, regs, port, size)?;
-            ports::read(regs, size);
+            ports::read(regs, port, size);
         }
         Instruction::Out { port, size } => ports::may_use(machine, vcpu, regs, port, size)?,
         Instruction::SwapGs => {

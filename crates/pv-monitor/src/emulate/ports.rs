@@ -6,8 +6,16 @@ use crate::interface::FLAG_ONE_ADDRESS_SPACE;
 use crate::regs::Regs;
 use crate::vcpu::{Ports, Vcpu};
 
-/// What `in` of so many bytes reads.
-pub(super) fn read(regs: &mut Regs, size: u8) {
+/// Counter 2 of the PC's timer.
+const TIMER: u32 = 0x42;
+
+/// What `in` of so many bytes reads: ones. But the timer stands still at 0: Linux measures the processor by it, and takes ones for its
+/// beginning, of which it waits for the end 100000 times.
+pub(super) fn read(regs: &mut Regs, port: Port, size: u8) {
+    if number(regs, port) == TIMER && size == 1 {
+        regs.rax &= !0xff;
+        return;
+    }
     regs.rax = match size {
         1 => regs.rax | 0xff,
         2 => regs.rax | 0xffff,
@@ -26,13 +34,7 @@ pub(super) fn may_use<M: Machine>(
     if vcpu.in_kernel || vcpu.iopl >= 3 {
         return Some(());
     }
-    let first = match port {
-        Port::Number(number) => u32::from(number),
-        Port::Dx => {
-            let [low, high, ..] = regs.rdx.to_le_bytes();
-            u32::from(u16::from_le_bytes([low, high]))
-        }
-    };
+    let first = number(regs, port);
     // The bitmap is the kernel's memory, where a program may not see it.
     let own_tables = machine.boot().flags & FLAG_ONE_ADDRESS_SPACE == 0
         && vcpu.user_l4 != 0
@@ -46,6 +48,17 @@ pub(super) fn may_use<M: Machine>(
         machine.load_tables(vcpu.user_l4);
     }
     allowed.then_some(())
+}
+
+/// A port's number.
+fn number(regs: &Regs, port: Port) -> u32 {
+    match port {
+        Port::Number(number) => u32::from(number),
+        Port::Dx => {
+            let [low, high, ..] = regs.rdx.to_le_bytes();
+            u32::from(u16::from_le_bytes([low, high]))
+        }
+    }
 }
 
 /// Whether a port's bit is there, and 0.

@@ -18,6 +18,17 @@ fn ports_are_empty_and_the_kernels() {
     assert_eq!(guest.machine.take_asked(), []);
 }
 
+#[test]
+fn the_timer_does_not_look_as_if_it_had_just_begun() {
+    let mut guest = Guest::new();
+    guest.regs.rax = 0x1234;
+    guest.run(&[0xe4, 0x42]);
+    assert_eq!(guest.regs.rax, 0x1200);
+    guest.regs.rdx = 0x42;
+    guest.run(&[0x66, 0xed]);
+    assert_eq!(guest.regs.rax, 0xffff);
+}
+
 /// A program, with a bitmap of 0x88 bits in the kernel's memory that allows ports 0x80 and 0x82 to 0x87.
 fn program() -> Guest {
     let mut guest = Guest::new();
