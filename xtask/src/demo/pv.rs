@@ -16,6 +16,9 @@ use boot::{Boot, Stage};
 /// The guest's vCPUs unless told otherwise: more are lost to the emulator more often.
 const VCPUS: u32 = 1;
 
+/// CPUs of the lab unless told otherwise: the guest has no devices that a second one would serve, and the emulator loses fewer hosts of one.
+const LAB_CPUS: u32 = 1;
+
 /// The last line of a demo that went well.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
@@ -48,7 +51,7 @@ pub(super) fn stress(host: Host, guest: Guest, args: &DemoArgs) -> Result<String
         debian,
         guest,
         guests::program("stress"),
-        args.lab_cpus(vcpus),
+        args.lab_cpus.unwrap_or(LAB_CPUS),
         Duration::from_secs(args.timeout),
     )?;
     let kinds = args
