@@ -48,6 +48,8 @@ pub struct Vcpu {
     pub id: u32,
     /// The guest's kernel runs, and not one of its programs. At offset 20.
     pub in_kernel: bool,
+    /// Programs run on the kernel's tables. The quick ways of system calls are for those only. At offset 21.
+    pub one_address_space: bool,
     /// `evtchn_upcall_*` of this vCPU, in the direct map; never null once the vCPU runs.
     pub vcpu_info: u64,
     /// The stack that the kernel is entered on from a program (`stack_switch`).
@@ -114,6 +116,7 @@ impl Vcpu {
             stack_top: 0,
             id,
             in_kernel: true,
+            one_address_space: false,
             vcpu_info: 0,
             kernel_sp: 0,
             kernel_ss: 0,

@@ -7,10 +7,13 @@
 use core::mem::{offset_of, size_of};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
+use cantle_abi::pv::VGCF_in_syscall;
+use cantle_abi::xen::{__HYPERVISOR_iret, VcpuInfo};
 use cantle_pv_monitor::interface::{DIRECT_MAP, MAX_VCPUS, VCPU_AREA_SIZE, VCPU_GUARD, vcpu_area};
 use cantle_pv_monitor::regs::Regs;
-use cantle_pv_monitor::start::Start;
-use cantle_pv_monitor::vcpu::Vcpu;
+use cantle_pv_monitor::segments::{KERNEL_CS, KERNEL_SS, SYSRET};
+use cantle_pv_monitor::start::{FIXED_RFLAGS, GUEST_RFLAGS, Start};
+use cantle_pv_monitor::vcpu::{Callback, Vcpu};
 
 /// What other vCPUs use of a vCPU.
 #[derive(Debug)]
@@ -66,6 +69,18 @@ const _: () = {
     // The entry code knows these.
     assert!(offset_of!(Vcpu, scratch) == 0);
     assert!(offset_of!(Vcpu, stack_top) == 8);
+    assert!(offset_of!(Vcpu, in_kernel) == 20);
+    assert!(offset_of!(Vcpu, one_address_space) == 21);
+    assert!(offset_of!(Vcpu, vcpu_info) == 24);
+    assert!(offset_of!(Vcpu, kernel_sp) == 32);
+    assert!(offset_of!(Vcpu, syscall) == 96);
+    assert!(offset_of!(Callback, address) == 0 && offset_of!(Callback, masks_events) == 8);
+    assert!(offset_of!(VcpuInfo, evtchn_upcall_pending) == 0);
+    assert!(offset_of!(VcpuInfo, evtchn_upcall_mask) == 1);
+    assert!(KERNEL_CS == 0xe031 && KERNEL_SS == 0xe039);
+    assert!(SYSRET.0 == 0x33 && SYSRET.1 == 0x2b);
+    assert!(GUEST_RFLAGS == 0x0025_0dd5 && FIXED_RFLAGS == 0x202);
+    assert!(VGCF_in_syscall == 0x100 && __HYPERVISOR_iret == 23);
     assert!(REGS == 168);
     assert!(offset_of!(Regs, cs) == 136);
     assert!(VCPU_AREA_SIZE == 0x8000);

@@ -14,7 +14,11 @@ use cantle_pv_monitor::{bounce, hypercall, iret, trap};
 use super::hardware::Here;
 use super::{area, cpu, crash, smp};
 
-global_asm!(include_str!("entry.s"), options(att_syntax));
+global_asm!(
+    include_str!("entry.s"),
+    include_str!("quick.s"),
+    options(att_syntax)
+);
 
 unsafe extern "C" {
     static vector_entries: u8;

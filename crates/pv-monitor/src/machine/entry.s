@@ -131,7 +131,7 @@ syscall32_entries:
     .set number, number + 1
     .endr
 
-syscall_entry:
+long_entry:
     pushq $0x2b
     pushq (-AREA_SIZE + 8)(%rsp)
     pushq %r11

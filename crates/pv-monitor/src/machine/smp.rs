@@ -7,6 +7,8 @@
 use core::hint::spin_loop;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
+use cantle_abi::sched::SCHEDOP_yield;
+use cantle_abi::xen::__HYPERVISOR_sched_op;
 use cantle_pv_monitor::hardware::{Flush, VcpuSet};
 use cantle_pv_monitor::interface::{HOST_VCPU_STATE, VCPU_AREA_SIZE, VCPU_AREAS};
 use cantle_pv_monitor::vcpu::Vcpu;
@@ -22,6 +24,9 @@ const FLUSH_VECTOR: u8 = 0xfd;
 const WAKE_VECTOR: u8 = 0xfc;
 /// What the local APIC says when it has nothing to say.
 pub(super) const SPURIOUS_VECTOR: u8 = 0xff;
+
+/// How often another vCPU is looked at before the host may let it run instead: some 100 µs.
+const PATIENCE: u32 = 1 << 11;
 
 /// The x2APIC's registers.
 pub(super) const APIC_ID: u32 = 0x802;
@@ -103,17 +108,30 @@ pub(super) fn flush(own: &Shared, id: u32, vcpus: VcpuSet, what: Flush) {
             continue;
         }
         if let Some(shared) = area::shared(vcpu) {
-            let asked = shared.asked.load(SeqCst);
-            // The counters run around after 2^64.
-            while asked
-                .wrapping_sub(shared.flushed.load(SeqCst))
-                .cast_signed()
-                > 0
-                && shared.active.load(SeqCst)
-            {
-                serve(own);
-                spin_loop();
-            }
+            wait(own, shared);
+        }
+    }
+}
+
+/// Waits until a vCPU has done what it has been asked for until now, or is not active.
+fn wait(own: &Shared, shared: &Shared) {
+    let asked = shared.asked.load(SeqCst);
+    let mut tries = 0_u32;
+    // The counters run around after 2^64.
+    while asked
+        .wrapping_sub(shared.flushed.load(SeqCst))
+        .cast_signed()
+        > 0
+        && shared.active.load(SeqCst)
+    {
+        serve(own);
+        tries = tries.wrapping_add(1);
+        if tries.is_multiple_of(PATIENCE) {
+            // It may be waiting for the processor that this one waits on.
+            let call = u64::from(__HYPERVISOR_sched_op);
+            host::call(own, call, [u64::from(SCHEDOP_yield), 0, 0, 0, 0]);
+        } else {
+            spin_loop();
         }
     }
 }

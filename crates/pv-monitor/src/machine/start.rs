@@ -5,7 +5,8 @@
 use core::sync::atomic::Ordering::SeqCst;
 
 use cantle_pv_monitor::interface::{
-    BootInfo, DIRECT_MAP, HYPERCALL_PORT, MAGIC, MAX_VCPUS, VCPU_AREA_SIZE, VERSION, vcpu_area,
+    BootInfo, DIRECT_MAP, FLAG_ONE_ADDRESS_SPACE, HYPERCALL_PORT, MAGIC, MAX_VCPUS, VCPU_AREA_SIZE,
+    VERSION, vcpu_area,
 };
 use cantle_pv_monitor::regs::Regs;
 use cantle_pv_monitor::segments::{KERNEL_CS, KERNEL_SS, MONITOR_CS, STAR};
@@ -69,6 +70,7 @@ pub(crate) extern "C" fn start(id: u32) -> ! {
     vcpu.cr0 = CR0;
     vcpu.cr4 = cpu::read_cr4();
     vcpu.down = false;
+    vcpu.one_address_space = boot.flags & FLAG_ONE_ADDRESS_SPACE != 0;
     if vcpu.vcpu_info == 0 && id < LEGACY_VCPUS {
         vcpu.vcpu_info = DIRECT_MAP + (boot.shared_info << 12) + u64::from(id) * VCPU_INFO;
     }
