@@ -164,6 +164,8 @@ impl GuestRam {
             (pages * PAGE_SIZE) as u64,
             places.heap << PAGE_SHIFT,
         )?);
+        // The heap's is below 4 GiB, where RAM may go on above.
+        regions.sort_by_key(GuestMemoryRegion::start_addr);
         let memory = GuestMemoryMmap::from_regions(regions)
             .map_err(|e| SetupError::memory(std::io::Error::other(e)))?;
         let mut slot = 0;
@@ -472,4 +474,35 @@ fn map_over(at: NonNull<u8>, file: &File, offset: u64) -> Result<(), Errno> {
     }
     .map(drop)
     .map_err(|_| Errno::ENOMEM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kvm::vm;
+
+    /// Memory is taken as it is touched: this takes none.
+    #[test]
+    fn kvm_there_may_be_ram_on_both_sides_of_the_hole() {
+        if !std::path::Path::new("/dev/kvm").exists() {
+            eprintln!("SKIPPED: /dev/kvm: no KVM here");
+            return;
+        }
+        let bytes = 5 << 30;
+        let frames = PvFrames::new(0x400, bytes >> PAGE_SHIFT);
+        for (places, last) in [
+            (Places::pvh(bytes), Gfn((6 << 18) - 1)),
+            (Places::pv(frames), Gfn(frames.end() - 1)),
+        ] {
+            let vm = Arc::new(vm::create(&vm::open().unwrap()).unwrap());
+            let grace = Arc::new(Grace::new().unwrap());
+            let ram = GuestRam::new(vm, places, (4, 0), grace).unwrap();
+            assert_eq!(ram.max_pages(), bytes >> PAGE_SHIFT);
+            let end = last.addr().unwrap() + PAGE_SIZE as u64;
+            assert_eq!(ram.write(end - 1, &[7]), Ok(()));
+            assert_eq!(ram.write(end, &[7]), Err(Errno::EFAULT));
+            // The hole.
+            assert_eq!(ram.write(layout::LOW_RAM_LIMIT, &[7]), Err(Errno::EFAULT));
+        }
+    }
 }
