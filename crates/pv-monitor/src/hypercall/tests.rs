@@ -13,6 +13,7 @@ use crate::vcpu::{Next, Vcpu};
 
 mod callbacks;
 mod descriptors;
+mod memory;
 mod mmu_update;
 mod mmuext;
 mod model;
