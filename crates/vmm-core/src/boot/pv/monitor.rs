@@ -3,7 +3,7 @@
 //! ```text
 //! frame 0  not used
 //!       1  page tables, the top first
-//!          image, BootInfo, the shared descriptor page, vCPU areas (without their guard pages), tables of the windows
+//!          image, BootInfo, the shared descriptor page, vCPU areas (without their guard pages), tables of the windows, a bit for each frame
 //!  2 MiB   machine-to-physical table, in large pages
 //!  2 MiB   the guest's memory
 //! ```
