@@ -294,6 +294,11 @@ pub(crate) fn layouts() -> Vec<Layout> {
         hvm => XenHvmParam = "struct xen_hvm_param" { domid, pad, index, value };
         hvm => XenHvmEvtchnUpcallVector = "struct xen_hvm_evtchn_upcall_vector" { vcpu, vector } pad { pad };
         hvm => XenHvmGetTime = "struct xen_hvm_get_time" { now };
+        start_info => StartInfo = "struct start_info" {
+            magic, nr_pages, shared_info, flags, store_mfn, store_evtchn, console_mfn => "console.domU.mfn",
+            console_evtchn => "console.domU.evtchn", pt_base, nr_pt_frames, mfn_list, mod_start, mod_len, cmd_line,
+            first_p2m_pfn, nr_p2m_frames
+        } pad { pad0, pad1, pad2 };
         start_info => HvmStartInfo = "struct hvm_start_info" {
             magic, version, flags, nr_modules, modlist_paddr, cmdline_paddr, rsdp_paddr, memmap_paddr,
             memmap_entries, reserved
@@ -389,7 +394,10 @@ pub(crate) fn constants() -> Vec<Constant> {
         }
         elfnote {
             XEN_ELFNOTE_ENTRY, XEN_ELFNOTE_HYPERCALL_PAGE, XEN_ELFNOTE_GUEST_OS, XEN_ELFNOTE_FEATURES,
-            XEN_ELFNOTE_PHYS32_ENTRY
+            XEN_ELFNOTE_PHYS32_ENTRY, XEN_ELFNOTE_VIRT_BASE, XEN_ELFNOTE_PADDR_OFFSET, XEN_ELFNOTE_XEN_VERSION,
+            XEN_ELFNOTE_GUEST_VERSION, XEN_ELFNOTE_LOADER, XEN_ELFNOTE_PAE_MODE, XEN_ELFNOTE_BSD_SYMTAB,
+            XEN_ELFNOTE_HV_START_LOW, XEN_ELFNOTE_L1_MFN_VALID, XEN_ELFNOTE_SUSPEND_CANCEL, XEN_ELFNOTE_INIT_P2M,
+            XEN_ELFNOTE_MOD_START_PFN, XEN_ELFNOTE_SUPPORTED_FEATURES
         }
         event_channel {
             EVTCHNOP_bind_interdomain, EVTCHNOP_bind_virq, EVTCHNOP_bind_pirq, EVTCHNOP_close, EVTCHNOP_send,
@@ -461,7 +469,8 @@ pub(crate) fn constants() -> Vec<Constant> {
         }
         start_info {
             XEN_HVM_START_MAGIC_VALUE, XEN_HVM_MEMMAP_TYPE_RAM, XEN_HVM_MEMMAP_TYPE_RESERVED,
-            XEN_HVM_MEMMAP_TYPE_ACPI
+            XEN_HVM_MEMMAP_TYPE_ACPI, SIF_PRIVILEGED, SIF_INITDOMAIN, SIF_MULTIBOOT_MOD, SIF_MOD_START_PFN,
+            SIF_VIRT_P2M_4TOOLS, MAX_GUEST_CMDLINE
         }
         vcpu {
             VCPUOP_initialise, VCPUOP_up, VCPUOP_down, VCPUOP_is_up, VCPUOP_get_runstate_info,
