@@ -19,7 +19,6 @@ use crate::regs::Regs;
 use crate::vcpu::{Next, Vcpu};
 
 mod callbacks;
-mod memory;
 mod mmu_update;
 mod mmuext;
 mod multicall;
@@ -101,8 +100,8 @@ fn call<M: Machine>(
         __HYPERVISOR_physdev_op => vcpus::physdev_op(machine, vcpu, arguments),
         __HYPERVISOR_vm_assist => vcpus::vm_assist(machine, arguments),
         __HYPERVISOR_xen_version => vcpus::xen_version(machine, arguments),
-        __HYPERVISOR_memory_op => memory::memory_op(machine, arguments),
-        __HYPERVISOR_set_timer_op
+        __HYPERVISOR_memory_op
+        | __HYPERVISOR_set_timer_op
         | __HYPERVISOR_console_io
         | __HYPERVISOR_event_channel_op
         | __HYPERVISOR_grant_table_op => Ok(machine.forward(number, arguments)),

@@ -13,7 +13,6 @@ use crate::vcpu::{Next, Vcpu};
 
 mod callbacks;
 mod descriptors;
-mod memory;
 mod mmu_update;
 mod mmuext;
 mod model;

@@ -84,9 +84,7 @@ pub struct TestMachine {
     pub up: VcpuSet,
     /// What the host answers.
     pub answer: u64,
-    /// What it answers before that, the last one first.
-    pub answers: Vec<u64>,
-    /// Changes of the word that [`Memory::exchange`] is asked to change, before it does: as another processor makes them.
+    /// Changes of the word that [`Memory::exchange`](crate::hardware::Memory::exchange) is asked to change, before it does: as another processor makes them.
     pub interference: Vec<u64>,
     next_table: u64,
 }
@@ -137,7 +135,6 @@ impl TestMachine {
             cpuid: [0; 4],
             up: VcpuSet::of(0),
             answer: 0,
-            answers: Vec::new(),
             interference: Vec::new(),
             next_table: L4 + 1,
         };

@@ -178,6 +178,6 @@ impl Host for TestMachine {
 
     fn forward(&mut self, number: u32, arguments: [u64; 5]) -> u64 {
         self.asked.push(Asked::Forward(number, arguments));
-        self.answers.pop().unwrap_or(self.answer)
+        self.answer
     }
 }
