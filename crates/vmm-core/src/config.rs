@@ -50,7 +50,7 @@ pub struct GuestConfig {
     pub nets: Vec<NetConfig>,
     /// What it may lend of its memory, and borrow of others'.
     pub grants: GrantConfig,
-    /// How hypercalls arrive.
+    /// How a PVH guest's hypercalls arrive; a PV guest's by its monitor, whatever else is asked for being refused.
     pub transport: TransportChoice,
     /// A Unix socket at which the host's own programs (`cantle-xs`, Xen's xenstore-utils) find the guest's xenstore while it runs.
     /// Whoever may connect to it is a privileged client: its file is its owner's alone.

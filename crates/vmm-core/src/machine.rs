@@ -138,7 +138,7 @@ impl Machine {
         let vm = Arc::new(vm::create(&kvm)?);
         let transport = match config.kind {
             GuestKind::Pvh => choose_transport(&vm, &mut kernel, config.transport)?,
-            GuestKind::Pv => Transport::Monitor,
+            GuestKind::Pv => monitors_transport(config.transport)?,
         };
         let pv = match config.kind {
             GuestKind::Pvh => None,
@@ -351,6 +351,20 @@ impl fmt::Debug for Machine {
             .field("transport", &self.transport)
             .finish_non_exhaustive()
     }
+}
+
+/// A PV guest's hypercalls have one way only: whoever asks for another is told.
+fn monitors_transport(choice: TransportChoice) -> Result<Transport, SetupError> {
+    let transport = match choice {
+        TransportChoice::Auto => return Ok(Transport::Monitor),
+        TransportChoice::Xen => Transport::Xen,
+        TransportChoice::Page => Transport::Page,
+        TransportChoice::Rewrite => Transport::Rewrite,
+    };
+    Err(SetupError::Transport {
+        transport: transport.name(),
+        why: "a PV guest's hypercalls come by its monitor",
+    })
 }
 
 /// Chooses how hypercalls arrive by what the host and the kernel offer, and prepares both for it.

@@ -5,7 +5,8 @@ mod support;
 use std::path::PathBuf;
 
 use cantle_vmm_core::{
-    DiskConfig, GrantConfig, GuestConfig, Machine, NetConfig, SetupError, TransportChoice,
+    DiskConfig, GrantConfig, GuestConfig, GuestKind, Machine, NetConfig, SetupError,
+    TransportChoice,
 };
 use support::{console, guest, have_kvm};
 
@@ -121,6 +122,25 @@ fn kvm_a_kernel_without_call_sites_cannot_be_rewritten() {
         ..guest("")
     };
     assert!(matches!(refusal(config), SetupError::Transport { .. }));
+}
+
+#[test]
+fn kvm_a_pv_guests_calls_come_by_its_monitor_only() {
+    if !have_kvm() {
+        return;
+    }
+    for transport in [
+        TransportChoice::Xen,
+        TransportChoice::Page,
+        TransportChoice::Rewrite,
+    ] {
+        let config = GuestConfig {
+            kind: GuestKind::Pv,
+            transport,
+            ..guest("")
+        };
+        assert!(matches!(refusal(config), SetupError::Transport { .. }));
+    }
 }
 
 #[test]

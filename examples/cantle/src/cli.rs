@@ -160,7 +160,7 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value = "guest", value_parser = spec::name)]
     name: String,
 
-    /// How the guest's hypercalls reach the host.
+    /// How a PVH guest's hypercalls reach the host; a PV guest's come by its monitor.
     #[arg(long, value_enum, default_value_t = Transport::Auto)]
     transport: Transport,
 
