@@ -19,7 +19,6 @@ pub(crate) struct Fake {
     pub(crate) page: [u8; 4096],
     pub(crate) swaps: u32,
     pub(crate) tables: Vec<u64>,
-    pub(crate) one_address_space: bool,
     pub(crate) fault_address: u64,
     pub(crate) debug_status: u64,
     pub(crate) task_switched: bool,
@@ -39,7 +38,6 @@ impl Fake {
             page: [0xee; 4096],
             swaps: 0,
             tables: Vec::new(),
-            one_address_space: false,
             fault_address: 0,
             debug_status: 0,
             task_switched: true,
@@ -124,9 +122,6 @@ impl Mode for Fake {
     }
     fn data_segments(&mut self) -> [u64; 4] {
         [0xd5, 0xe5, 0xf5, 0x65]
-    }
-    fn one_address_space(&self) -> bool {
-        self.one_address_space
     }
 }
 

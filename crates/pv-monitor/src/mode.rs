@@ -16,9 +16,6 @@ pub trait Mode: Processor {
 
     /// ds, es, fs, gs as they are loaded.
     fn data_segments(&mut self) -> [u64; 4];
-
-    /// Whether programs run on the kernel's tables.
-    fn one_address_space(&self) -> bool;
 }
 
 /// Goes from a program to the kernel; nothing where the kernel runs already.
@@ -28,7 +25,7 @@ pub fn enter_kernel<M: Mode>(machine: &mut M, vcpu: &mut Vcpu) {
     }
     vcpu.in_kernel = true;
     machine.swap_gs();
-    if has_own_tables(machine, vcpu) {
+    if has_own_tables(vcpu) {
         machine.load_tables(vcpu.kernel_l4);
     }
 }
@@ -40,13 +37,13 @@ pub fn enter_user<M: Mode>(machine: &mut M, vcpu: &mut Vcpu) {
     }
     vcpu.in_kernel = false;
     machine.swap_gs();
-    if has_own_tables(machine, vcpu) {
+    if has_own_tables(vcpu) {
         machine.load_tables(vcpu.user_l4);
     }
 }
 
 /// Whether programs run on tables that are not the kernel's. Without ones of their own they would see what the kernel sees; that is
 /// the kernel's own choice.
-fn has_own_tables<M: Mode>(machine: &M, vcpu: &Vcpu) -> bool {
-    !machine.one_address_space() && vcpu.user_l4 != 0 && vcpu.user_l4 != vcpu.kernel_l4
+fn has_own_tables(vcpu: &Vcpu) -> bool {
+    !vcpu.one_address_space && vcpu.user_l4 != 0 && vcpu.user_l4 != vcpu.kernel_l4
 }

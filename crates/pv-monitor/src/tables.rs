@@ -94,21 +94,34 @@ pub fn load_kernel<M: Machine>(machine: &mut M, vcpu: &mut Vcpu, mfn: u64) -> Re
 /// # Errors
 /// `EINVAL` where the address is not the guest's to map, or has no level-1 table.
 pub fn level1_slot<M: Machine>(machine: &M, l4: u64, address: u64) -> Result<u64, Errno> {
+    level1_slot_and_rights(machine, l4, address).map(|(slot, _)| slot)
+}
+
+/// As [`level1_slot`], and the bits that all entries above it have: what they forbid, it cannot allow.
+///
+/// # Errors
+/// Those of [`level1_slot`].
+pub fn level1_slot_and_rights<M: Machine>(
+    machine: &M,
+    l4: u64,
+    address: u64,
+) -> Result<(u64, u64), Errno> {
     let index = |level: u32| address >> (9 * level) & 0xff8;
     let guests = address_is_canonical(address)
         && !HYPERVISOR_SLOTS.contains(&usize::try_from(address >> 39 & 0x1ff).unwrap_or(0));
     if !guests {
         return Err(Errno::EINVAL);
     }
-    let mut table = l4;
+    let (mut table, mut rights) = (l4, u64::MAX);
     for level in [4, 3, 2] {
         let entry = machine.load((table << 12) + index(level));
         table = frame_of(entry);
+        rights &= entry;
         if entry & PRESENT == 0 || entry & LARGE != 0 || !machine.boot().is_ram(table) {
             return Err(Errno::EINVAL);
         }
     }
-    Ok((table << 12) + index(1))
+    Ok(((table << 12) + index(1), rights))
 }
 
 /// The frame of the guest's memory that an address of its is mapped to, by a page of 4 KiB.

@@ -1,7 +1,5 @@
 //! The state of a vCPU, at the start of its area.
 
-use crate::regs::Regs;
-
 /// A handler of the guest's: where it is, and whether events are masked on the way in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -82,8 +80,6 @@ pub struct Vcpu {
     pub iopl: u8,
     /// The ports that programs may use all the same.
     pub ports: Ports,
-    /// Switched off by `VCPUOP_down`, or never on.
-    pub down: bool,
 }
 
 /// Where a call or exception leaves the guest.
@@ -98,7 +94,7 @@ pub enum Next {
 }
 
 impl Vcpu {
-    /// A vCPU of which nothing has been told: in its kernel, down.
+    /// A vCPU of which nothing has been told: in its kernel.
     #[must_use]
     pub const fn new(id: u32) -> Self {
         const NONE: Callback = Callback {
@@ -136,13 +132,6 @@ impl Vcpu {
                 bitmap: 0,
                 count: 0,
             },
-            down: true,
         }
-    }
-
-    /// Whether the guest's registers are its kernel's, and not a program's.
-    #[must_use]
-    pub fn is_kernel(&self, _regs: &Regs) -> bool {
-        self.in_kernel
     }
 }

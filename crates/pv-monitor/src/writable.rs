@@ -8,11 +8,9 @@
 //! What is a table is known from pins: a bit for each frame ([`BootInfo::table_marks`](crate::interface::BootInfo::table_marks)). The bits are no
 //! protection, they only tell such a write from a mistake of the kernel's, which it is to hear of.
 
-use cantle_abi::Errno;
-
 use crate::hardware::{Flush, Machine, VcpuSet};
 use crate::interface::HYPERVISOR_SLOTS;
-use crate::tables::{LARGE, PRESENT, frame_of};
+use crate::tables::{LARGE, PRESENT, frame_of, level1_slot_and_rights};
 use crate::vcpu::Vcpu;
 
 /// An entry's bit: what it leads to may be written.
@@ -94,12 +92,13 @@ pub fn grant<M: Machine>(machine: &mut M, vcpu: &Vcpu, address: u64, error: u32)
     if !vcpu.in_kernel || error & RELEVANT != PROTECTION_ON_WRITE || address >> 63 == 0 {
         return false;
     }
-    let Ok((slot, entry, above)) = walk(machine, vcpu.kernel_l4, address) else {
+    let Ok((slot, above)) = level1_slot_and_rights(machine, vcpu.kernel_l4, address) else {
         return false;
     };
+    let entry = machine.load(slot);
     let marked = self::slot(machine, frame_of(entry))
         .is_some_and(|(address, bit)| machine.load(address) & bit != 0);
-    if !marked || !above {
+    if entry & PRESENT == 0 || !marked || above & WRITABLE == 0 {
         return false;
     }
     if entry & WRITABLE == 0 && machine.exchange(slot, entry, entry | WRITABLE).is_err() {
@@ -109,22 +108,6 @@ pub fn grant<M: Machine>(machine: &mut M, vcpu: &Vcpu, address: u64, error: u32)
     // Where it was writable already another vCPU did that, and this one's translation was an old one.
     machine.flush(VcpuSet::of(vcpu.id), Flush::Page(address));
     true
-}
-
-/// The level-1 entry of an address: where, what, and whether the tables above it allow writes.
-fn walk<M: Machine>(machine: &M, l4: u64, address: u64) -> Result<(u64, u64, bool), Errno> {
-    let slot = crate::tables::level1_slot(machine, l4, address)?;
-    let (mut table, mut writable) = (l4, true);
-    for level in [4_u32, 3, 2] {
-        let entry = machine.load((table << 12) + (address >> (9 * level) & 0xff8));
-        writable &= entry & WRITABLE != 0;
-        table = frame_of(entry);
-    }
-    let entry = machine.load(slot);
-    if entry & PRESENT == 0 {
-        return Err(Errno::EINVAL);
-    }
-    Ok((slot, entry, writable))
 }
 
 #[cfg(test)]

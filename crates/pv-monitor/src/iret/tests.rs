@@ -79,8 +79,8 @@ fn a_system_call_ends_in_its_program() {
 #[test]
 fn programs_share_the_kernels_tables_where_the_host_says_so() {
     let mut machine = Fake::new();
-    machine.one_address_space = true;
     let mut vcpu = Vcpu::new(0);
+    vcpu.one_address_space = true;
     vcpu.user_l4 = 6;
     let mut regs = frame(&mut machine, [0, 0, 0, 0, 0, 0x33, 0, 0, 0x2b]);
     assert_eq!(iret(&mut machine, &mut vcpu, &mut regs), Next::Resume);

@@ -10,9 +10,7 @@ use cantle_abi::pv::VcpuGuestContext;
 use cantle_pv_monitor::addresses::are_guests;
 use cantle_pv_monitor::emulate::GUEST_CR4;
 use cantle_pv_monitor::hardware::{Fault, Flush, Host, Memory, Processor, VcpuSet, Vcpus};
-use cantle_pv_monitor::interface::{
-    BootInfo, DIRECT_MAP, FLAG_ONE_ADDRESS_SPACE, HOST_START_VCPU, M2P_BASE, vcpu_area,
-};
+use cantle_pv_monitor::interface::{BootInfo, DIRECT_MAP, HOST_START_VCPU, M2P_BASE, vcpu_area};
 use cantle_pv_monitor::mode::Mode;
 use cantle_pv_monitor::start;
 use cantle_pv_monitor::vcpu::Vcpu;
@@ -214,10 +212,6 @@ impl Mode for Here {
 
     fn data_segments(&mut self) -> [u64; 4] {
         cpu::data_segments()
-    }
-
-    fn one_address_space(&self) -> bool {
-        boot().flags & FLAG_ONE_ADDRESS_SPACE != 0
     }
 }
 

@@ -69,7 +69,6 @@ pub(crate) extern "C" fn start(id: u32) -> ! {
     vcpu.stack_top = area + VCPU_AREA_SIZE;
     vcpu.cr0 = CR0;
     vcpu.cr4 = cpu::read_cr4();
-    vcpu.down = false;
     vcpu.one_address_space = boot.flags & FLAG_ONE_ADDRESS_SPACE != 0;
     if vcpu.vcpu_info == 0 && id < LEGACY_VCPUS {
         vcpu.vcpu_info = DIRECT_MAP + (boot.shared_info << 12) + u64::from(id) * VCPU_INFO;

@@ -150,7 +150,6 @@ impl TestMachine {
     pub fn vcpu() -> Vcpu {
         let mut vcpu = Vcpu::new(0);
         vcpu.kernel_l4 = L4;
-        vcpu.down = false;
         vcpu
     }
 
